@@ -1,0 +1,1 @@
+"""The data layer: records, formats, protocols, augmentation, data sets."""

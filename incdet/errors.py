@@ -1,0 +1,57 @@
+"""What went wrong with somebody's input, in words that name the file, the object and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of an input: where it is, what is wrong, and what to do about it.
+
+    Attributes:
+        file: The file (or setting) that holds the fault.
+        item: The object inside it, for example ``annotation 17`` or ``key train.base.lr``.
+        problem: What is wrong, with the offending value.
+        fix: What the reader can do.
+        severity: ``"error"`` refuses the input, ``"warning"`` is reported only.
+    """
+
+    file: str
+    item: str
+    problem: str
+    fix: str
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.item}: {self.problem} -> {self.fix}"
+
+
+class InputError(Exception):
+    """The user's input cannot be used; nothing was trained or overwritten.
+
+    The command line prints the findings without a traceback and exits with code 2.
+    """
+
+    def __init__(self, findings: Finding | Iterable[Finding]) -> None:
+        self.findings: list[Finding] = [findings] if isinstance(findings, Finding) else list(findings)
+        super().__init__(self.summary())
+
+    def summary(self, most: int = 20) -> str:
+        """The first ``most`` findings, a line each, and how many more there are."""
+        lines = [str(finding) for finding in self.findings[:most]]
+        if len(self.findings) > most:
+            lines.append(f"... and {len(self.findings) - most} more")
+        return "\n".join(lines)
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A sentence that names the known words nearest to ``word``, or lists them all if none is near."""
+    names = sorted({str(name) for name in known})
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(name) for name in near) + "?"
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"known: {shown}" if names else "nothing is known here"

@@ -1,0 +1,117 @@
+"""The class vocabulary: ordered class names grouped by step, the only owner of logit columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from incdet.errors import Finding, InputError, suggest
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Every name has exactly one logit column: its position when the steps are written one after another.
+
+    Attributes:
+        steps: Class names of step 1, step 2, ...; a step may not be empty and a name may stand once only.
+        source_ids: The category id of a name in the annotation file it came from, where one is known.
+
+    Raises:
+        InputError: A name is empty, stands twice, or a step has no class.
+    """
+
+    steps: tuple[tuple[str, ...], ...]
+    source_ids: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
+        findings = []
+        seen: set[str] = set()
+        for number, step in enumerate(self.steps, start=1):
+            if not step:
+                findings.append(_finding(f"step {number}", "has no class", "name at least one class"))
+            for name in step:
+                if not isinstance(name, str) or not name.strip():
+                    findings.append(_finding(f"step {number}", f"has the class name {name!r}", "use a non-empty string"))
+                elif name in seen:
+                    findings.append(_finding(f"class {name!r}", f"is already known (again in step {number})",
+                                             "remove it from the new classes or rename it"))
+                seen.add(name)
+        if findings:
+            raise InputError(findings)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All class names in column order, (K,)."""
+        return tuple(name for step in self.steps for name in step)
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def column(self, name: str) -> int:
+        """The logit column of ``name``, in [0, K).
+
+        Raises:
+            InputError: The name is unknown; the message lists the near ones.
+        """
+        try:
+            return self._columns[name]
+        except KeyError:
+            raise InputError(_finding(f"class {name!r}", "is not in the vocabulary", suggest(name, self.names))) from None
+
+    def columns(self, names: Iterable[str]) -> list[int]:
+        """The logit columns of ``names``, in their order."""
+        return [self.column(name) for name in names]
+
+    def step_of(self, name: str) -> int:
+        """The step (1-based) that taught ``name``."""
+        column = self.column(name)
+        for number, step in enumerate(self.steps, start=1):
+            if column < len(step):
+                return number
+            column -= len(step)
+        raise AssertionError("unreachable: the column of a known name lies in some step")
+
+    def seen(self, step: int) -> tuple[str, ...]:
+        """Classes of steps 1..``step``."""
+        return tuple(name for names in self.steps[:step] for name in names)
+
+    def old(self, step: int) -> tuple[str, ...]:
+        """Classes of the steps before ``step``."""
+        return self.seen(step - 1)
+
+    def new(self, step: int) -> tuple[str, ...]:
+        """Classes that ``step`` (1-based) teaches."""
+        return self.steps[step - 1]
+
+    def grow(self, names: Sequence[str], source_ids: Mapping[str, int] | None = None) -> Vocabulary:
+        """The vocabulary with one more step; the columns of all earlier names stay as they are."""
+        merged = {**(self.source_ids or {}), **(source_ids or {})}
+        return Vocabulary((*self.steps, tuple(names)), merged or None)
+
+    def source_id(self, name: str) -> int:
+        """The category id of ``name`` in its source; its column + 1 where the source gave none."""
+        column = self.column(name)
+        return self.source_ids.get(name, column + 1) if self.source_ids else column + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that ``json.dump`` writes and ``from_json`` reads back."""
+        return {"steps": [list(step) for step in self.steps], "source_ids": dict(self.source_ids or {}) or None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Vocabulary:
+        """The inverse of ``to_json``."""
+        return cls(tuple(tuple(step) for step in value["steps"]), value.get("source_ids"))
+
+
+def _finding(item: str, problem: str, fix: str) -> Finding:
+    return Finding("class vocabulary", item, problem, fix)
