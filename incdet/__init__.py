@@ -1,0 +1,72 @@
+"""incdet: incremental object detection on torchvision's RetinaNet.
+
+``import incdet`` loads nothing heavy; a name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "Finding",
+    "IncrementalRetinaNet",
+    "InputError",
+    "Recipe",
+    "Vocabulary",
+    "__version__",
+    "evaluate_checkpoint",
+    "finetune_custom",
+    "from_torchvision",
+    "load",
+    "load_config",
+    "save",
+    "to_torchvision",
+    "train",
+    "write_report",
+]
+
+if TYPE_CHECKING:
+    from incdet.checkpoint import load, save
+    from incdet.config import Config, load_config
+    from incdet.convert import from_torchvision, to_torchvision
+    from incdet.errors import Finding, InputError
+    from incdet.model import IncrementalRetinaNet, Recipe
+    from incdet.report import write_report
+    from incdet.run import evaluate_checkpoint, finetune_custom
+    from incdet.run import run as train
+    from incdet.vocab import Vocabulary
+
+_HOME = {
+    "Config": "incdet.config:Config",
+    "Finding": "incdet.errors:Finding",
+    "IncrementalRetinaNet": "incdet.model:IncrementalRetinaNet",
+    "InputError": "incdet.errors:InputError",
+    "Recipe": "incdet.model:Recipe",
+    "Vocabulary": "incdet.vocab:Vocabulary",
+    "evaluate_checkpoint": "incdet.run:evaluate_checkpoint",
+    "finetune_custom": "incdet.run:finetune_custom",
+    "from_torchvision": "incdet.convert:from_torchvision",
+    "load": "incdet.checkpoint:load",
+    "load_config": "incdet.config:load_config",
+    "save": "incdet.checkpoint:save",
+    "to_torchvision": "incdet.convert:to_torchvision",
+    "train": "incdet.run:run",  # not `run`: that is the module's name
+    "write_report": "incdet.report:write_report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'incdet' has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
