@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from incdet.metrics import ClassScore, Matches, average_precision, precision_recall
+from incdet.metrics import ClassScore, Interval, Matches, average_precision, bootstrap_change, precision_recall
 
 if TYPE_CHECKING:
     from incdet.data.records import Record
 
-__all__ = ["ClassScore", "Detections", "coco_scores", "detect", "match", "score"]
+__all__ = ["ClassScore", "Detections", "changes", "coco_scores", "detect", "match", "score"]
 
 MAX_DETECTIONS = 100
 """COCO's limit per image and class."""
@@ -106,8 +105,8 @@ def score(
     """The score of every class in ``names`` on all of ``records``; None for a class without ground truth there.
 
     Args:
-        records: The whole test set. ``ignore`` boxes are COCO's crowds and VOC's difficult objects: not to be found, and
-            no mistake if found.
+        records: The whole test set. ``ignore`` boxes are COCO's crowds and VOC's difficult objects: not to be found,
+            and no mistake if found.
         detections: By image id; an image without an entry has no detections.
         names: What the labels of the detections mean.
         threshold: The deployed score threshold for precision and recall.
@@ -197,7 +196,40 @@ def _match(
     valid = np.concatenate(counts)
     confidence = np.concatenate(scores)[valid]
     order = np.argsort(-confidence, kind="stable")
-    return Matches(confidence[order], np.concatenate(hits)[valid][order], np.concatenate(image)[valid][order], positives)
+    kept_hits, kept_image = np.concatenate(hits)[valid], np.concatenate(image)[valid]
+    return Matches(confidence[order], kept_hits[order], kept_image[order], positives)
+
+
+def changes(
+    records: Sequence[Record],
+    before: Mapping[int, Detections],
+    after: Mapping[int, Detections],
+    names: Sequence[str],
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """The AP50 change of every class of an earlier model, with paired bootstrap intervals over the test images.
+
+    Args:
+        records: The whole test set.
+        before: Detections of the earlier model, labels into ``names``.
+        after: Detections of the later model; labels beyond ``names`` are the classes it learned since and are left out.
+        names: The classes of the earlier model.
+        draws: Number of resamples.
+        seed: Seed of the resampling.
+    """
+    later = {}
+    for image_id, item in after.items():
+        known = item.labels < len(names)
+        later[image_id] = Detections(item.boxes[known], item.scores[known], item.labels[known])
+    first, second = _aligned(records, before, names), _aligned(records, later, names)
+    return {
+        name: bootstrap_change(
+            _match(records, first, name, column), _match(records, second, name, column), draws=draws, seed=seed
+        )
+        for column, name in enumerate(names)
+    }
 
 
 def _greedy(
@@ -226,7 +258,8 @@ def _overlap(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray
     sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0)
     common = sides.prod(axis=-1)
     union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    iou: NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return iou
 
 
 def coco_scores(
@@ -263,7 +296,7 @@ def coco_scores(
         precision = np.asarray(evaluation.eval["precision"], np.float64)[:, :, :, 0, 0]
     scores: list[tuple[float, float] | None] = []
     for column in range(len(names)):
-        # Selected as summarize() does: the sum over the flat copy is pycocotools' to the last bit, a strided one is not.
+        # Selected as summarize() does: the sum over the flat copy is pycocotools' to the last bit, a strided one's not.
         curve, first = precision[:, :, column], precision[0, :, column]
         valid, valid_first = curve[curve > -1], first[first > -1]
         scores.append((float(np.mean(valid)), float(np.mean(valid_first))) if valid.size else None)
@@ -329,6 +362,5 @@ def _backend(name: str | None) -> Any:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keeps the evaluators' printing, from Python, away from the progress bar."""
-    with contextlib.redirect_stdout(io.StringIO()), open(os.devnull, "w") as nothing:
-        with contextlib.redirect_stderr(nothing):
-            yield
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
