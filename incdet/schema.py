@@ -117,6 +117,8 @@ class Model(_Section):
     """Anchor heights over widths."""
     score_thresh: Fraction = 0.05
     """Lowest score of a detection."""
+    nms_thresh: Fraction = 0.5
+    """Two detections of one class that overlap more than this are one."""
     detections: Positive = 300
     """Most detections in an image."""
 

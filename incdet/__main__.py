@@ -1,0 +1,9 @@
+"""``python -m incdet`` is the ``incdet`` command."""
+
+from __future__ import annotations
+
+import sys
+
+from incdet.cli import main
+
+sys.exit(main())

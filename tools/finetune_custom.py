@@ -1,0 +1,13 @@
+"""Teach a checkpoint new classes from your own annotations.
+
+The same as ``incdet extend``; ``--help`` lists the arguments.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from incdet.cli import run_tool
+
+if __name__ == "__main__":
+    sys.exit(run_tool("extend"))
