@@ -55,3 +55,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return f"known: {shown}" if names else "nothing is known here"
+
+
+class TrainingError(Exception):
+    """Training cannot go on (a loss that is not finite, say); the message names what was saved and what to try.
+
+    The command line prints it without a traceback and exits with code 1.
+    """

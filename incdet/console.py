@@ -1,0 +1,63 @@
+"""What a person sees while a run works: one progress bar with ETA on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 20.0
+"""Without a terminal, how often a line is printed."""
+
+
+class Display:
+    """Progress of the phases of a run.
+
+    Args:
+        console: Where to print; stdout if None.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True)
+        self.prefix = ""
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+            console=self.console, transient=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._started = self._printed = time.monotonic()
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
+        """Progress of a training phase; ``loss`` is the mean since the last log line."""
+        self.advance(phase, done, total, f"loss {loss:.3f}")
+
+    def advance(self, phase: str, done: int, total: int, note: str = "") -> None:
+        """Sets ``phase`` to ``done`` of ``total``; a new phase replaces the bar of the one before."""
+        name = f"{self.prefix} {phase}".strip()
+        if name != self._phase:
+            self._phase, self._started = name, time.monotonic()
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(name, total=total, note=note)
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        now = time.monotonic()
+        if not self.console.is_terminal and (done == total or now - self._printed > LINE_SECONDS):
+            self._printed = now
+            left = (now - self._started) / max(1, done) * (total - done)
+            self.console.print(f"{name}: {done}/{total} {note} ETA {left:.0f} s", highlight=False)
+
+    def say(self, text: object) -> None:
+        """A line (or a rich table) above the bar."""
+        self.console.print(text)

@@ -1,0 +1,266 @@
+"""The engine: batch, forward, losses, guard, backward, clip, step, log. It knows nothing of methods or steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from incdet.config import Engine as EngineConfig
+from incdet.config import Schedule
+from incdet.errors import TrainingError
+from incdet.journal import Journal
+from incdet.model import Dense, IncrementalRetinaNet, Prepared
+
+Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
+Batches = Callable[[int], Iterable[Batch]]
+"""Number of batches already drawn -> the endless rest of the stream; a pure function of its argument."""
+
+
+class Lesson(Protocol):
+    """What a phase of training minimises: named scalars whose sum is the loss of the batch."""
+
+    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]: ...
+
+
+class Progress(Protocol):
+    """Something that is told how far a phase is."""
+
+    def __call__(self, phase: str, done: int, total: int, loss: float) -> None: ...
+
+
+class Engine:
+    """Trains detectors on one device or, under ``accelerate launch``, on several.
+
+    With ``device=cpu`` a run is a pure function of its seed. On a GPU the order of the additions in convolution
+    gradients is not fixed, so two runs agree only to rounding unless ``torch.use_deterministic_algorithms`` is on.
+
+    Args:
+        settings: Section ``engine`` of the configuration.
+        journal: Receives a line every ``log_every`` optimiser steps.
+        progress: Told after every optimiser step.
+    """
+
+    def __init__(self, settings: EngineConfig, journal: Journal, progress: Progress | None = None) -> None:
+        # accelerate keeps one state a process and refuses a second precision; a new engine starts afresh.
+        AcceleratorState._reset_state()
+        if settings.device.startswith("cuda:"):
+            torch.cuda.set_device(settings.device)
+        precision = {"off": "no"}.get(settings.precision, settings.precision)
+        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=precision)
+        self.settings = settings
+        self.journal = journal
+        self.progress = progress
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.accelerator.device
+
+    def fit(
+        self,
+        model: IncrementalRetinaNet,
+        lesson: Lesson,
+        batches: Batches,
+        schedule: Schedule,
+        iterations: int,
+        *,
+        phase: str,
+        state: Path | None = None,
+    ) -> None:
+        """Trains ``model`` in place for ``iterations`` optimiser steps.
+
+        Args:
+            model: The student; moved to the device and left in training mode.
+            lesson: The loss.
+            batches: Micro-batches: ``accumulation`` of them make an optimiser step.
+            schedule: Optimiser and learning rate.
+            iterations: Optimiser steps in all, those before an interruption included.
+            phase: Name in the log.
+            state: File to resume from if it exists, written every ``checkpoint_every`` steps, on interruption and at
+                the end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
+
+        Raises:
+            TrainingError: A loss was not finite; batch and random state lie beside ``state``.
+        """
+        model.to(self.device).train()
+        optimizer = make_optimizer(model, schedule)
+        done = _restore(state, model, optimizer, self.device)
+        student: nn.Module = model
+        if self.accelerator.num_processes > 1:
+            student = self.accelerator.prepare_model(model)
+        stepper = self.accelerator.prepare_optimizer(optimizer)
+        stream: Iterator[Batch] = iter(batches(done * self.settings.accumulation))
+        meter = _Meter()
+        try:
+            while done < iterations:
+                _set_rate(optimizer, learning_rate(schedule, done, iterations))
+                losses = self._accumulate(model, student, lesson, stream, state, done)
+                if schedule.clip is not None:
+                    self.accelerator.clip_grad_norm_(model.parameters(), schedule.clip)
+                stepper.step()
+                stepper.zero_grad()
+                done += 1
+                meter.add(losses, schedule.batch_size)
+                self._report(meter, optimizer, phase, done, iterations)
+                if done % self.settings.checkpoint_every == 0 or done == iterations:
+                    _store(state, model, optimizer, done)
+        except KeyboardInterrupt:
+            _store(state, model, optimizer, done)
+            raise
+
+    def _accumulate(
+        self,
+        model: IncrementalRetinaNet,
+        student: nn.Module,
+        lesson: Lesson,
+        stream: Iterator[Batch],
+        state: Path | None,
+        done: int,
+    ) -> dict[str, float]:
+        """Forward and backward of the micro-batches of one optimiser step; returns their mean losses."""
+        sums: dict[str, float] = {}
+        count = self.settings.accumulation
+        for micro in range(count):
+            images, targets = move(next(stream), self.device)
+            last = micro == count - 1
+            with nullcontext() if last else self.accelerator.no_sync(student):
+                prepared = model.prepare(images, targets)
+                with self.accelerator.autocast():
+                    dense = student(prepared)
+                    losses = lesson(dense, prepared)
+                total = torch.stack(list(losses.values())).sum()
+                values = torch.stack([total.detach(), *(loss.detach() for loss in losses.values())]).tolist()
+                if not all(math.isfinite(value) for value in values):
+                    _refuse(losses, images, targets, state, done)
+                self.accelerator.backward(total / count)
+            for name, value in zip(["loss", *losses], values, strict=True):
+                sums[name] = sums.get(name, 0.0) + value / count
+        return sums
+
+    def _report(self, meter: _Meter, optimizer: torch.optim.Optimizer, phase: str, done: int, total: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if self.progress is not None:
+            self.progress(phase, done, total, meter.mean("loss"))
+        if done % self.settings.log_every == 0 or done == total:
+            rate = optimizer.param_groups[0]["lr"]
+            self.journal.scalars(phase, {**meter.take(), "lr": rate}, done)
+
+
+def learning_rate(schedule: Schedule, done: int, total: int) -> float:
+    """The rate of the optimiser step after ``done`` of ``total``: linear warm-up, then the schedule's course.
+
+    It is our own function of the global step because accelerate advances a prepared scheduler once a process.
+    """
+    warmup = min(schedule.warmup, max(1, total // 2))
+    if done < warmup:
+        return schedule.lr * (done + 1) / warmup
+    if schedule.schedule == "cosine":
+        return schedule.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
+    if schedule.schedule == "step":
+        return float(schedule.lr * 0.1 ** sum(done >= share * total for share in schedule.milestones))
+    return schedule.lr
+
+
+def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """A fused optimiser over the parameters that train: the fused form is the fastest on CPU and GPU alike."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, fused=True
+    )
+
+
+def move(batch: Batch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """The batch with every tensor on ``device``."""
+    images, targets = batch
+    moved = [
+        {key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in target.items()}
+        for target in targets
+    ]
+    return [image.to(device, non_blocking=True) for image in images], moved
+
+
+class _Meter:
+    """Means of the losses since the last line of the log, and images a second."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._images = 0
+        self._start = time.perf_counter()
+
+    def add(self, losses: Mapping[str, float], images: int) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        self._images += images
+
+    def mean(self, name: str) -> float:
+        return self._sums.get(name, 0.0) / max(1, self._count)
+
+    def take(self) -> dict[str, float]:
+        rate = self._images / max(1e-9, time.perf_counter() - self._start)
+        means = {name: round(self.mean(name), 6) for name in self._sums} | {"images_per_second": round(rate, 2)}
+        self.__init__()  # type: ignore[misc]
+        return means
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _store(state: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
+    if state is None:
+        return
+    state.parent.mkdir(parents=True, exist_ok=True)
+    temporary = state.with_suffix(".tmp")
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "rng": torch.get_rng_state()},
+        temporary,
+    )
+    temporary.replace(state)
+
+
+def _restore(
+    state: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    """Loads an earlier state, if there is one; returns the optimiser steps it had done."""
+    if state is None or not state.is_file():
+        return 0
+    values = torch.load(state, map_location=device, weights_only=True)
+    model.load_state_dict(values["model"])
+    optimizer.load_state_dict(values["optimizer"])
+    torch.set_rng_state(values["rng"].cpu())
+    return int(values["done"])
+
+
+def _refuse(
+    losses: Mapping[str, Tensor],
+    images: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Any]],
+    state: Path | None,
+    done: int,
+) -> None:
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
+    saved = "nothing was saved"
+    if state is not None:
+        path = state.with_name("nonfinite.pt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"images": images, "targets": targets, "rng": torch.get_rng_state(), "iteration": done}, path)
+        saved = f"batch and random state are in {path}"
+    raise TrainingError(
+        f"loss is not finite at iteration {done + 1}: {values}; {saved}; lower the learning rate, lengthen the warm-up, "
+        "set a clip, or use engine.precision=off"
+    )

@@ -1,0 +1,51 @@
+"""The journal: one JSON line an event, flushed at once, and TensorBoard scalars where they are asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Journal:
+    """Appends events to ``log.jsonl``; a process that dies loses no finished line.
+
+    Args:
+        folder: Run folder; made where it is missing.
+        tensorboard: Also write scalars under ``folder/tensorboard`` (needs the ``tensorboard`` extra).
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line ``{"time", "event", ...values}``; ``time`` is seconds since the epoch."""
+        self._file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
+        self._file.flush()
+
+    def scalars(self, tag: str, values: dict[str, float], iteration: int) -> None:
+        """The values as a ``train`` line and, where it is on, as TensorBoard scalars under ``tag``."""
+        self.write("train", phase=tag, iteration=iteration, **values)
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{tag}/{name}", value, iteration)
+
+    def close(self) -> None:
+        """Flush and close; writing afterwards is an error."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

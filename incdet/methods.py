@@ -1,0 +1,280 @@
+"""Methods as values: what each named method is made of, and the printed sum of weighted terms that it minimises.
+
+Shape letters: B images, A anchors, K student columns, O <= K teacher columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from incdet.assign import Assignment, assign
+from incdet.distill import (
+    Selection,
+    box_distillation_loss,
+    response_loss,
+    select,
+    select_boxes,
+    softmax_loss,
+)
+from incdet.errors import Finding, InputError, suggest
+from incdet.losses import box_loss, focal_loss
+from incdet.model import Dense
+from incdet.pseudo import PseudoLabels, Thresholds, pseudo_label
+
+
+class Scene(NamedTuple):
+    """One batch as a loss term sees it.
+
+    Attributes:
+        dense: The student's forward.
+        targets: Annotated targets, one a image.
+        shadow: The teacher's forward on the same tensors; None without a teacher.
+        detections: The teacher's detections in prepared pixels; None unless the method labels with them.
+        thresholds: Of the pseudo-labels, per teacher column.
+        heads: Number of classes of each head the teacher answers for; they sum to O.
+        box_kind: ``l1`` or ``giou``, the detector's own box loss.
+    """
+
+    dense: Dense
+    targets: Sequence[Mapping[str, Any]]
+    shadow: Dense | None = None
+    detections: Sequence[Mapping[str, Tensor]] | None = None
+    thresholds: Thresholds | None = None
+    heads: tuple[int, ...] = ()
+    box_kind: str = "l1"
+
+    def coverage(self) -> Tensor:
+        """Annotated channels, (B, K) bool; a target without ``coverage`` covers everything."""
+        columns = self.dense.logits.shape[-1]
+        everything = torch.ones(columns, dtype=torch.bool, device=self.dense.logits.device)
+        return torch.stack([target.get("coverage", everything) for target in self.targets])
+
+
+@dataclass(frozen=True)
+class KdResponse:
+    """Sigmoid distillation of the old class logits."""
+
+    name: ClassVar[str] = "kd_response"
+    weight: float = 1.0
+    temperature: float = 1.0
+    selection: Selection = Selection("score", 0.05)
+    uncovered_only: bool = False
+
+    def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+        selected = select(shadow.logits, self.selection)
+        channels = ~coverage[:, : shadow.logits.shape[-1]] if self.uncovered_only else None
+        return response_loss(scene.dense.logits, shadow.logits, selected, channels, self.temperature)
+
+
+@dataclass(frozen=True)
+class KdSoftmax:
+    """The seed's softmax distillation, one term a head (Castro et al., ECCV 2018, eq. 3)."""
+
+    name: ClassVar[str] = "kd_softmax"
+    weight: float = 1.0
+    temperature: float = 2.0
+    selection: Selection = Selection("score", 0.05)
+
+    def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+        selected = select(shadow.logits, self.selection)
+        return softmax_loss(scene.dense.logits, shadow.logits, selected, scene.heads, self.temperature)
+
+
+@dataclass(frozen=True)
+class KdBox:
+    """Distillation of the old boxes, off the anchors that an annotated object has taken."""
+
+    name: ClassVar[str] = "kd_box"
+    weight: float = 1.0
+    score: float = 0.05
+    nms: float = 0.7
+
+    def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+        image, anchor = select_boxes(
+            shadow.logits, shadow.deltas, shadow.anchors, assignment.matched >= 0, score=self.score, nms=self.nms
+        )
+        return box_distillation_loss(
+            scene.dense.deltas, shadow.deltas, shadow.anchors, image, anchor, scene.box_kind
+        )
+
+
+Term = KdResponse | KdSoftmax | KdBox
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Exemplars are mixed into the training set; ``share`` of every batch, or as they fall (None)."""
+
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn a step, made of parts.
+
+    Attributes:
+        name: What ``--method`` calls it.
+        source: Where it comes from.
+        masked: Only annotated channels are trained; False declares every channel covered.
+        terms: Distillation terms.
+        pseudo_labels: The teacher's detections stand in for the classes an image does not annotate.
+        replay: How exemplars are used; None means no memory.
+        balanced_finetune: A short, class-balanced fine-tuning ends the step.
+        joint: Trains on all steps' data at once; it has no teacher.
+    """
+
+    name: str
+    source: str
+    masked: bool = True
+    terms: tuple[Term, ...] = ()
+    pseudo_labels: bool = False
+    replay: Replay | None = None
+    balanced_finetune: bool = False
+    joint: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that ``without`` can take away."""
+        switches = {
+            "pseudo_labels": self.pseudo_labels,
+            "replay": self.replay is not None,
+            "balanced_finetune": self.balanced_finetune,
+        }
+        return (*(term.name for term in self.terms), *(name for name, there in switches.items() if there))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the network before the step has to answer during training."""
+        return bool(self.terms) or self.pseudo_labels
+
+    def without(self, *parts: str) -> Method:
+        """The method less the named parts, for ablations; its name says so.
+
+        Raises:
+            InputError: The method has no such part.
+        """
+        method = self
+        for part in parts:
+            if part not in method.parts:
+                raise InputError(
+                    Finding("config", "key without", f"method {self.name!r} has no part {part!r}",
+                            suggest(part, self.parts))
+                )
+            method = replace(
+                method,
+                name=f"{method.name}-{part}",
+                terms=tuple(term for term in method.terms if term.name != part),
+                pseudo_labels=method.pseudo_labels and part != "pseudo_labels",
+                replay=None if part == "replay" else method.replay,
+                balanced_finetune=method.balanced_finetune and part != "balanced_finetune",
+            )
+        # Balanced fine-tuning needs exemplars to balance with.
+        return method if method.replay else replace(method, balanced_finetune=False)
+
+    def losses(self, scene: Scene) -> dict[str, Tensor]:
+        """Named, weighted loss terms of a batch; what is minimised is their sum.
+
+        Returns:
+            Scalars ``focal`` and ``box`` always; ``pseudo_focal``, ``pseudo_box`` and ``kd_*`` where the method has
+            them and the scene has a teacher.
+        """
+        dense = scene.dense
+        assignment = assign(scene.targets, dense.anchors)
+        coverage = scene.coverage() if self.masked else torch.ones_like(scene.coverage())
+        losses = {
+            "focal": focal_loss(dense.logits, assignment, coverage=coverage if self.masked else None),
+            "box": box_loss(dense.deltas, dense.anchors, assignment, kind=scene.box_kind),
+        }
+        if scene.shadow is None:
+            return losses
+        if self.pseudo_labels and scene.detections is not None and scene.thresholds is not None:
+            labels = pseudo_label(scene.detections, scene.targets, dense.anchors, coverage, scene.thresholds)
+            losses |= _pseudo_losses(scene, assignment, labels)
+        for term in self.terms:
+            losses[term.name] = term.weight * term(scene, scene.shadow, assignment, coverage)
+        return losses
+
+
+def _pseudo_losses(scene: Scene, assignment: Assignment, labels: PseudoLabels) -> dict[str, Tensor]:
+    """Focal and box loss on pseudo-boxes, each divided by the batch's own pseudo positives.
+
+    An image without any is background for the old classes; divided by its own count it would weigh as much as an
+    object, so the batch shares one normaliser.
+    """
+    dense = scene.dense
+    pseudo = labels.assignment
+    count = pseudo.positives.sum().clamp(min=1).to(torch.float32)
+    normaliser = count.expand(len(scene.targets))
+    free = assignment.matched[pseudo.image, pseudo.anchor] < 0
+    return {
+        "pseudo_focal": focal_loss(
+            dense.logits, pseudo, coverage=labels.channels, void=labels.void, normaliser=normaliser
+        ),
+        "pseudo_box": box_loss(
+            dense.deltas, dense.anchors, _keep(pseudo, free), kind=scene.box_kind, normaliser=normaliser
+        ),
+    }
+
+
+def _keep(assignment: Assignment, kept: Tensor) -> Assignment:
+    """The assignment with only the ``kept`` (P,) bool positive entries."""
+    matched = assignment.matched.clone()
+    matched[assignment.image[~kept], assignment.anchor[~kept]] = -2
+    image = assignment.image[kept]
+    return Assignment(
+        matched=matched,
+        image=image,
+        anchor=assignment.anchor[kept],
+        column=assignment.column[kept],
+        boxes=assignment.boxes[kept],
+        positives=torch.bincount(image, minlength=matched.shape[0]),
+    )
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("finetune", "the lower bound: everything is declared covered", masked=False),
+        Method("masked", "coverage alone: old channels are left alone where nobody annotated them"),
+        Method("joint", "the upper bound: all steps' data at once", masked=True, joint=True),
+        Method(
+            "lwf",
+            "Li & Hoiem, ECCV 2016, sigmoid form",
+            terms=(KdResponse(selection=Selection("all")),),
+        ),
+        Method(
+            "eeil",
+            "Castro et al., ECCV 2018, on a one-stage detector",
+            masked=False,
+            terms=(KdSoftmax(),),
+            replay=Replay(),
+            balanced_finetune=True,
+        ),
+        Method("pseudo", "the strong simple baseline: the teacher's detections as labels", pseudo_labels=True),
+        Method(
+            "incdet",
+            "ours: coverage, pseudo-labels in three zones, selected distillation, replay, balanced fine-tuning",
+            terms=(KdResponse(), KdBox()),
+            pseudo_labels=True,
+            replay=Replay(share=0.25),
+            balanced_finetune=True,
+        ),
+    )
+}
+
+
+def get_method(name: str, without: Sequence[str] = ()) -> Method:
+    """The named method, less the parts in ``without`` that it has.
+
+    Raises:
+        InputError: No method has that name; the message lists the near ones.
+    """
+    if name not in METHODS:
+        raise InputError(Finding("config", "key methods", f"no method is called {name!r}", suggest(name, METHODS)))
+    method = METHODS[name]
+    return method.without(*without) if without else method

@@ -1,0 +1,248 @@
+"""The four steps of the procedure, as four plain calls: build the training set, train, balanced fine-tune, update memory.
+
+After Castro et al., ECCV 2018, fig. 2. ``learn_step`` is their sequence; everything else in the package serves it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from incdet.config import Config, Schedule
+from incdet.data.augment import build_pipeline
+from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
+from incdet.data.protocols import StepView
+from incdet.data.records import Record
+from incdet.engine import Batch, Engine
+from incdet.evaluate import detect, match
+from incdet.features import object_features
+from incdet.memory import Memory
+from incdet.methods import Method, Scene
+from incdet.model import Dense, IncrementalRetinaNet, Prepared
+from incdet.pseudo import Thresholds, fit_thresholds
+from incdet.teacher import Teacher
+
+FIT_IMAGES = 400
+"""Images of a step that the two-means thresholds are fitted on; more change them little and cost a forward each."""
+
+
+class TrainingSet(NamedTuple):
+    """What a phase trains on: the step's records first, then ``exemplars`` replayed ones."""
+
+    records: tuple[Record, ...]
+    exemplars: int
+    share: float | None = None
+
+    def groups(self) -> list[tuple[Sequence[int], float]] | None:
+        """Index groups and their shares of a batch; None draws from all alike."""
+        if not self.exemplars or self.share is None:
+            return None
+        border = len(self.records) - self.exemplars
+        return [(range(border), 1 - self.share), (range(border, len(self.records)), self.share)]
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step leaves behind.
+
+    Attributes:
+        model: The student, in evaluation mode.
+        memory: The memory for the next step.
+        seconds: Wall time of training, fine-tuning and memory update.
+        images: Distinct training images, exemplars included.
+        thresholds: Of the pseudo-labels; None for a method without.
+    """
+
+    model: IncrementalRetinaNet
+    memory: Memory
+    seconds: float
+    images: int
+    thresholds: Thresholds | None = None
+
+
+@dataclass(frozen=True)
+class MethodLesson:
+    """The loss of a method on a batch: runs the teacher on the student's tensors and sums the method's terms."""
+
+    method: Method
+    box_kind: str
+    teacher: Teacher | None = None
+    thresholds: Thresholds | None = None
+
+    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+        """Named scalars; see ``Method.losses``."""
+        targets = prepared.targets or []
+        if self.teacher is None:
+            return self.method.losses(Scene(dense, targets, box_kind=self.box_kind))
+        shadow = self.teacher(prepared)
+        detections = None
+        if self.thresholds is not None:
+            lowest = float(self.thresholds.low.min())
+            detections = self.teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=lowest)
+        model = self.teacher.snapshot or self.teacher.model
+        heads = tuple(len(step) for step in model.vocab.steps)
+        return self.method.losses(
+            Scene(dense, targets, shadow, detections, self.thresholds, heads, self.box_kind)
+        )
+
+
+def learn_step(
+    engine: Engine,
+    before: IncrementalRetinaNet,
+    view: StepView,
+    memory: Memory,
+    method: Method,
+    config: Config,
+    folder: Path,
+) -> StepOutcome:
+    """Teaches a copy of ``before`` the classes of ``view``; ``before`` itself is left as it is.
+
+    Args:
+        engine: Trains.
+        before: The detector after the previous step, which becomes the teacher.
+        view: The step's records.
+        memory: The memory after the previous step.
+        method: How to learn.
+        config: Schedules, budget and seed.
+        folder: Where the phases keep the states they resume from; removed by the caller when the step is done.
+    """
+    start = time.perf_counter()
+    student = copy.deepcopy(before)
+    student.freeze_norm()
+    torch.manual_seed(_seed(config, view.step, "growth"))
+    student.grow(view.names)
+    teacher = Teacher(before).to(engine.device) if method.needs_teacher else None
+
+    training_set = build_training_set(view, memory, method)
+    thresholds = fit_teacher(teacher, view, memory, config) if teacher and method.pseudo_labels else None
+    lesson = MethodLesson(method, student.recipe.box_loss, teacher, thresholds)
+    train(engine, student, lesson, training_set, config, config.train.increment, f"step {view.step} train", folder)
+    if method.balanced_finetune and len(memory):
+        balanced_finetune(engine, student, lesson, view, memory, config, folder)
+    if method.replay:
+        memory = update_memory(student, view, memory, config)
+    images = len({record.image for record in training_set.records})
+    return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, thresholds)
+
+
+def build_training_set(view: StepView, memory: Memory, method: Method) -> TrainingSet:
+    """The step's records and, for a method with replay, the exemplars; each keeps its own coverage."""
+    if method.replay is None:
+        return TrainingSet(tuple(view.records), 0)
+    return TrainingSet((*view.records, *memory), len(memory), method.replay.share)
+
+
+def train(
+    engine: Engine,
+    model: IncrementalRetinaNet,
+    lesson: MethodLesson,
+    training_set: TrainingSet,
+    config: Config,
+    schedule: Schedule,
+    phase: str,
+    folder: Path,
+) -> None:
+    """Trains ``model`` in place on ``training_set`` for the length of ``schedule``."""
+    seed = _seed(config, len(model.vocab.steps), phase)
+    augment = config.augment
+    pipeline = build_pipeline(flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale)
+    dataset = DetectionDataset(training_set.records, model.vocab, pipeline, seed=seed)
+    world = engine.accelerator.num_processes
+    batch_size = max(1, schedule.batch_size // (config.engine.accumulation * world))
+
+    def batches(drawn: int) -> Iterable[Batch]:
+        sampler = DrawSampler(
+            len(dataset), batch_size, seed, start=drawn, shares=training_set.groups(),
+            rank=engine.accelerator.process_index, world=world,
+        )  # fmt: skip
+        return make_loader(dataset, sampler, config.engine.workers)
+
+    iterations = schedule_length(schedule, len(dataset))
+    state = folder / f"{phase.rsplit(' ', 1)[-1]}.pt"
+    engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state)
+
+
+def balanced_finetune(
+    engine: Engine,
+    student: IncrementalRetinaNet,
+    lesson: MethodLesson,
+    view: StepView,
+    memory: Memory,
+    config: Config,
+    folder: Path,
+) -> None:
+    """Fine-tunes on equal numbers of images per class: the new classes are cut to the exemplars' number.
+
+    The new head is distilled from the network as it stands before the fine-tuning, for this time only.
+    """
+    balanced = tuple(update_memory(student, view, memory, config))
+    teacher = lesson.teacher
+    if teacher is not None:
+        teacher = Teacher(teacher.model, snapshot=student).to(engine.device)
+    thresholds = lesson.thresholds
+    if thresholds is not None:
+        extra = torch.full((len(view.names),), float(thresholds.high.mean()))
+        thresholds = Thresholds(
+            torch.cat([thresholds.high, extra.to(thresholds.high.device)]),
+            torch.cat([thresholds.low, extra.to(thresholds.low.device) / 2]),
+        )
+    train(
+        engine,
+        student,
+        MethodLesson(lesson.method, lesson.box_kind, teacher, thresholds),
+        TrainingSet(balanced, 0),
+        config,
+        config.train.finetune,
+        f"step {view.step} finetune",
+        folder,
+    )
+
+
+def update_memory(model: IncrementalRetinaNet, view: StepView, memory: Memory, config: Config) -> Memory:
+    """The memory with the step's classes added and the old ones cut to their new quotas."""
+    selection = config.memory.selection
+    features = object_features(model, view.records, view.names) if selection == "herding" else None
+    return memory.update(view.records, view.names, selection=selection, features=features, seed=config.seed)
+
+
+def fit_teacher(teacher: Teacher, view: StepView, memory: Memory, config: Config) -> Thresholds:
+    """Pseudo-label thresholds of the teacher: F1 on the exemplars, two means on the step's images elsewhere."""
+    names = teacher.model.vocab.names
+    batch_size = config.evaluation.batch_size
+    sample = view.records[:: max(1, math.ceil(len(view.records) / FIT_IMAGES))]
+    found = detect(teacher.model, sample, batch_size=batch_size).values()
+    scores = [
+        _concatenate([item.scores[item.labels == column] for item in found]) for column in range(len(names))
+    ]
+    exemplars = list({record.image_id: record for record in memory}.values())
+    guesses = detect(teacher.model, exemplars, batch_size=batch_size)
+    matches = [match(exemplars, guesses, names, name) if exemplars else None for name in names]
+    return fit_thresholds(scores, matches).to(next(teacher.model.parameters()).device)
+
+
+def schedule_length(schedule: Schedule, images: int) -> int:
+    """Optimiser steps of a schedule on ``images`` training images."""
+    if schedule.iterations is not None:
+        return schedule.iterations
+    return max(1, round((schedule.epochs or 0) * images / schedule.batch_size))
+
+
+def _seed(config: Config, step: int, phase: str) -> int:
+    """A seed of its own for every phase of every step, so that no phase depends on how long another ran."""
+    digest = hashlib.sha256(f"{config.seed}/{step}/{phase}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _concatenate(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)

@@ -1,0 +1,288 @@
+"""A whole run: step 1 once, every method from it, the joint bound, one honest table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from incdet import checkpoint
+from incdet.config import Config
+from incdet.console import Display
+from incdet.data.protocols import Protocol, class_order, joint_view, parse_steps, step_view
+from incdet.data.records import Record
+from incdet.engine import Engine
+from incdet.errors import Finding, InputError
+from incdet.evaluate import detect, score
+from incdet.journal import Journal
+from incdet.memory import Budget, Memory
+from incdet.methods import Method, get_method
+from incdet.model import IncrementalRetinaNet
+from incdet.procedure import MethodLesson, TrainingSet, learn_step, train, update_memory
+from incdet.recipe import Recipe
+from incdet.report import write_report
+from incdet.results import Results, compare, table, write_json
+from incdet.runfolder import RunFolder, claim, drop_states
+from incdet.samples import pick_samples, save_samples
+from incdet.sources import Source, limited, open_source
+from incdet.vocab import Vocabulary
+
+PLAIN = Method("base", "step 1: everything the step's images show")
+
+
+@dataclass
+class Run:
+    """What every part of a run shares; made by ``run`` after all input has been checked."""
+
+    config: Config
+    source: Source
+    protocol: Protocol
+    folder: RunFolder
+    engine: Engine
+    display: Display
+    samples: Sequence[Record]
+
+    def vocabulary(self, steps: int) -> Vocabulary:
+        """The class vocabulary of the first ``steps`` steps."""
+        return Vocabulary(self.protocol.steps[:steps], self.source.source_ids)
+
+    def measure(self, model: IncrementalRetinaNet, results: Results, step: int, folder: Path, **known: Any) -> None:
+        """Scores ``model`` on the whole test set, and saves checkpoint, samples and results of ``step``."""
+        start = time.perf_counter()
+        names = model.vocab.names
+        detections = detect(
+            model,
+            self.source.test,
+            batch_size=self.config.evaluation.batch_size,
+            device=self.engine.device,
+            progress=lambda done, total: self.display.advance(f"step {step} evaluate", done, total),
+        )
+        scores = score(self.source.test, detections, names)
+        seconds = {"train": known.pop("seconds"), "evaluate": time.perf_counter() - start}
+        results.add_step(step, scores, seconds=seconds, **known)
+        place = RunFolder.step(folder, step)
+        save_samples(place, self.samples, detections, names, output=self.folder.root)
+        groups = results.groups(step)
+        checkpoint.save(place, model, history=history(results), metrics={f"{group}_AP50": groups[group] for group in groups})
+        results.save(folder / "results.json")
+        self.engine.journal.write("step", method=results.method, step=step, **groups, seconds=seconds)
+        self.display.say(
+            f"{results.method} step {step}: "
+            + ", ".join(f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None)
+        )
+
+    def results(self, name: str) -> Results:
+        """Empty results of a method under this run's protocol."""
+        return Results(name, self.config.seed, describe(self.config), self.protocol.to_json())
+
+
+def run(config: Config, *, resume: bool = False, display: Display | None = None) -> Path:
+    """Trains step 1 and every method of ``config`` from it, and writes the run folder.
+
+    Returns:
+        The run folder, with ``results.json`` of every method, ``comparison.json``, plots and ``report.html``.
+
+    Raises:
+        InputError: Anything that is wrong with configuration, data or run folder, before training starts.
+        TrainingError: A loss was not finite.
+    """
+    methods = [get_method(name, config.without) for name in config.methods]
+    source, protocol = prepare_data(config)
+    budget = Budget(config.memory.total, config.memory.per_class)
+    if any(method.replay for method in methods):
+        budget.quotas([name for step in protocol.steps for name in step])
+    base = load_base(config, protocol)
+    folder = claim(config, resume=resume)
+    with Journal(folder.root, tensorboard=config.engine.tensorboard) as journal, display or Display() as shown:
+        announce(protocol, source, folder, shown)
+        engine = Engine(config.engine, journal, shown)
+        picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
+        work = Run(config, source, protocol, folder, engine, shown, picked)
+        first, first_results = learn_base(work, base)
+        memory = Memory.empty(budget)
+        if any(method.replay for method in methods):
+            memory = remember_base(work, first, memory)
+        finished = []
+        for method in methods:
+            shown.prefix = method.name
+            finished.append(
+                learn_joint(work, method) if method.joint else learn_steps(work, method, first, first_results, memory)
+            )
+        conclude(work, finished)
+    return folder.root
+
+
+def prepare_data(config: Config) -> tuple[Source, Protocol]:
+    """The records a run uses and the protocol over their classes."""
+    source = open_source(config)
+    rule = config.protocol
+    explicit = None if isinstance(rule.steps, str) else rule.steps
+    order = class_order(rule.order, source.names, source.source_ids)
+    steps = parse_steps(explicit if explicit is not None else rule.steps, order)
+    name = rule.steps if isinstance(rule.steps, str) else "+".join(str(len(step)) for step in steps)
+    protocol = Protocol(name=name, order=rule.order, steps=steps, images=rule.images)
+    names = [name for step in steps for name in step]
+    limit = config.data.limit
+    train_records = limited(source.train, names, limit.train, config.data.draw_seed)
+    test_records = limited(source.test, names, limit.test, config.data.draw_seed)
+    return source._replace(train=train_records, test=test_records), protocol
+
+
+def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Display) -> None:
+    """Prints and stores what every step will see."""
+    views = [step_view(source.train, protocol, step) for step in range(1, len(protocol.steps) + 1)]
+    display.say(f"protocol {protocol.name}, order {protocol.order}, images {protocol.images}, hash {protocol.hash}")
+    display.say(f"{len(source.train)} training images, {len(source.test)} test images")
+    rows = []
+    for view in views:
+        rows.append(view.summary())
+        display.say(
+            f"  step {view.step}: {', '.join(view.names)}: {view.images} images, {view.boxes_visible} boxes visible, "
+            f"{view.boxes_hidden} hidden, {view.shared_images} images shared with earlier steps, hash {view.hash}"
+        )
+    write_json(folder.root / "protocol.json", {"schema": 1, **protocol.to_json(), "views": rows})
+
+
+def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:
+    """The detector of ``config.model``; its weights are a function of the seed (and of the weights file)."""
+    values = config.model.model_dump()
+    weights = values.pop("weights")
+    values["detections_per_img"] = values.pop("detections")
+    if values["anchor_sizes"] is None:
+        values.pop("anchor_sizes")
+    torch.manual_seed(config.seed)
+    return IncrementalRetinaNet(Recipe(**values), vocabulary, weights)
+
+
+def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None:
+    """The checkpoint that ``config.base`` names, checked against the protocol; None if step 1 is to be trained.
+
+    Raises:
+        InputError: The checkpoint cannot be read, or knows other classes than step 1.
+    """
+    if config.base is None:
+        return None
+    model = checkpoint.load(config.base).model
+    if model.vocab.names != protocol.steps[0]:
+        raise InputError(
+            Finding(str(config.base), "class vocabulary", f"knows {', '.join(model.vocab.names)}",
+                    f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol")
+        )
+    return model
+
+
+def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[IncrementalRetinaNet, Results]:
+    """Step 1, trained, given or taken up from an earlier part of the run."""
+    folder = work.folder.base
+    if (folder / "results.json").is_file():
+        return checkpoint.load(RunFolder.step(folder, 1)).model, Results.load(folder / "results.json")
+    work.display.prefix = "base"
+    results, view = work.results("base"), step_view(work.source.train, work.protocol, 1)
+    start = time.perf_counter()
+    model = given
+    if model is None:
+        model = build_model(work.config, work.vocabulary(1))
+        lesson = MethodLesson(PLAIN, model.recipe.box_loss)
+        states = folder / "states"
+        train(work.engine, model, lesson, TrainingSet(tuple(view.records), 0), work.config, work.config.train.base,
+              "step 1 train", states)  # fmt: skip
+        drop_states(states)
+    model = model.to(work.engine.device)
+    seconds = time.perf_counter() - start if given is None else None
+    work.measure(model.eval(), results, 1, folder, seconds=seconds, train_images=view.images)
+    return model, results
+
+
+def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Memory:
+    """The memory after step 1, the same for every method that replays."""
+    path = work.folder.base / "memory" / "step_1.json"
+    if path.is_file():
+        return Memory.load(path)
+    model.to(work.engine.device)
+    memory = update_memory(model, step_view(work.source.train, work.protocol, 1), memory, work.config)
+    return memory.save(path, copy_images=work.config.memory.copy_images)
+
+
+def learn_steps(
+    work: Run, method: Method, model: IncrementalRetinaNet, first: Results, memory: Memory
+) -> Results:
+    """Steps 2 to T with ``method`` from the shared step 1; finished steps of an earlier part are not repeated."""
+    folder = work.folder.method(method.name)
+    results = work.results(method.name)
+    if (folder / "results.json").is_file():
+        results = Results.load(folder / "results.json")
+    if not method.replay:
+        memory = Memory.empty(memory.budget)
+    one = first.steps[1]
+    results.add_step(1, one.scores, one.train_images, _size(memory), one.seconds)
+    for step in range(2, len(work.protocol.steps) + 1):
+        place, manifest = RunFolder.step(folder, step), folder / "memory" / f"step_{step}.json"
+        if step in results.steps:
+            model = checkpoint.load(place).model
+            memory = Memory.load(manifest) if manifest.is_file() else memory
+            continue
+        states = folder / "states" / f"step_{step}"
+        view = step_view(work.source.train, work.protocol, step)
+        outcome = learn_step(work.engine, model.to(work.engine.device), view, memory, method, work.config, states)
+        model, memory = outcome.model, outcome.memory
+        if method.replay:
+            memory = memory.save(manifest, copy_images=work.config.memory.copy_images)
+        if outcome.thresholds is not None:
+            names = model.vocab.names
+            high = dict(zip(names, outcome.thresholds.high.tolist(), strict=False))
+            work.engine.journal.write("thresholds", method=method.name, step=step, high=high)
+        work.measure(
+            model, results, step, folder, seconds=outcome.seconds, train_images=outcome.images, memory=_size(memory)
+        )
+        drop_states(states)
+    return results
+
+
+def learn_joint(work: Run, method: Method) -> Results:
+    """The upper bound: all steps' images at once with all their labels, from the weights step 1 started from."""
+    folder, last = work.folder.method(method.name), len(work.protocol.steps)
+    if (folder / "results.json").is_file():
+        return Results.load(folder / "results.json")
+    results, view = work.results(method.name), joint_view(work.source.train, work.protocol, last)
+    start = time.perf_counter()
+    model = build_model(work.config, work.vocabulary(last))
+    states = folder / "states"
+    train(work.engine, model, MethodLesson(method, model.recipe.box_loss), TrainingSet(tuple(view.records), 0),
+          work.config, work.config.train.joint, "joint train", states)  # fmt: skip
+    seconds = time.perf_counter() - start
+    work.measure(model.eval(), results, last, folder, seconds=seconds, train_images=view.images)
+    drop_states(states)
+    return results
+
+
+def conclude(work: Run, finished: Sequence[Results]) -> None:
+    """Gaps to joint, comparison.json, the table, plots and the report."""
+    comparison = compare(finished)
+    for results in finished:
+        results.save(work.folder.method(results.method) / "results.json")
+    write_json(work.folder.root / "comparison.json", comparison)
+    work.display.say(table(finished))
+    write_report(work.folder.root)
+    work.display.say(f"wrote {work.folder.root}/report.html")
+
+
+def describe(config: Config) -> str:
+    """The detector in a few words, for tables."""
+    model = config.model
+    name = model.detector or f"RetinaNet {model.backbone} FPN-{model.channels}"
+    return f"{name}, {'/'.join(str(size) for size in model.min_size)} px"
+
+
+def history(results: Results) -> list[dict[str, Any]]:
+    """The steps so far as a JSON value, for the checkpoint."""
+    steps: list[dict[str, Any]] = json.loads(json.dumps(results.to_json()["steps"]))
+    return steps
+
+
+def _size(memory: Memory) -> dict[str, int | None]:
+    return {"images": len(memory), "bytes": memory.bytes}

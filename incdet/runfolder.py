@@ -1,0 +1,74 @@
+"""The run folder: claimed by one run, holding the frozen configuration and everything the run leaves behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from incdet.config import Config, load_config
+from incdet.errors import Finding, InputError
+
+CONFIG = "config.yaml"
+
+
+class RunFolder(NamedTuple):
+    """Paths of a run; ``single`` runs keep the results of their one method at the top."""
+
+    root: Path
+    single: bool
+
+    @property
+    def base(self) -> Path:
+        """Step 1, shared by the methods."""
+        return self.root / "base"
+
+    def method(self, name: str) -> Path:
+        """Folder of a method."""
+        return self.root if self.single else self.root / name
+
+    @staticmethod
+    def step(folder: Path, step: int) -> Path:
+        """Checkpoint folder of a step below a method's folder."""
+        return folder / f"step_{step}"
+
+
+def claim(config: Config, *, resume: bool) -> RunFolder:
+    """Makes the run folder the run's own, or takes it up again.
+
+    Raises:
+        InputError: The folder holds another run, or a run that was not asked to be resumed.
+    """
+    root, frozen = config.output, config.output / CONFIG
+    if frozen.is_file():
+        if not resume:
+            raise InputError(
+                Finding(str(root), CONFIG, "the folder already holds a run",
+                        "continue it with --resume, or name another folder with output=FOLDER")
+            )
+        differing = _difference(load_config(frozen), config)
+        if differing:
+            raise InputError(
+                Finding(str(frozen), f"key {differing[0]}", "differs from the run that is to be resumed",
+                        "resume with the frozen file (--config " + str(frozen) + "), or name another output")
+            )
+    elif root.is_dir() and any((root / name).exists() for name in ("results.json", "comparison.json", "checkpoint.json")):
+        raise InputError(
+            Finding(str(root), "run folder", "holds the results of another run", "name another folder with output=FOLDER")
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    if not frozen.is_file():
+        config.dump(frozen)
+    return RunFolder(root, len(config.methods) == 1)
+
+
+def drop_states(folder: Path) -> None:
+    """Removes the states that a finished step no longer needs to resume from."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _difference(before: Config, now: Config) -> list[str]:
+    """Top-level keys whose values differ; how the machine is used may change between the parts of a run."""
+    free = {"output", "engine"}
+    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
+    return [key for key in new if key not in free and old.get(key) != new[key]]
