@@ -1,0 +1,367 @@
+"""The detector: torchvision's RetinaNet with one class predictor per increment; ``dense`` is where the network runs.
+
+Shape letters: B images, A anchors over all levels, K seen classes, L levels, M boxes, C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+
+from incdet.assign import assign
+from incdet.backbones import BATCH_NORMS, body_stages, build_backbone, freeze_first_stages
+from incdet.errors import Finding, InputError
+from incdet.heads import ClassHead, build_box_head, build_tower, norm_layer
+from incdet.losses import box_loss, focal_loss
+from incdet.postprocess import select_detections
+from incdet.recipe import Recipe
+from incdet.vocab import Vocabulary
+from incdet.weights import load_weights, read_weights
+
+__all__ = ["Dense", "IncrementalRetinaNet", "Prepared", "Recipe", "Target", "coverage_mask"]
+
+Target = dict[str, Any]
+
+# Photographs of all formats pad to some hundred shapes, whose anchors together would fill a gigabyte.
+CACHED_SHAPES = 32
+
+
+class Prepared(NamedTuple):
+    """A batch after resizing, normalising and padding: once, shared by teacher and student.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        image_sizes: (height, width) of each image after resizing, without padding.
+        original_sizes: (height, width) as given.
+        targets: One dict per image with ``boxes`` in resized pixels, other keys as given; None where none were.
+    """
+
+    images: Tensor
+    image_sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+    targets: list[Target] | None
+
+
+class Dense(NamedTuple):
+    """One forward of the network.
+
+    Attributes:
+        logits: (B, A, K).
+        deltas: (B, A, 4), class-agnostic box offsets.
+        features: L x (B, C, H_l, W_l).
+        anchors: (A, 4) float32 xyxy in pixels of the padded batch.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    features: list[Tensor]
+    anchors: Tensor
+
+
+class IncrementalRetinaNet(nn.Module):
+    """A RetinaNet whose classes come in increments; ``model(images, targets)`` behaves as torchvision's does.
+
+    Args:
+        recipe: What to build.
+        vocab: The classes, one predictor for each of its steps.
+        weights: None, a torchvision name (may download), or a local file; predictors always start fresh.
+        backbone: A module to use instead of building one: (B, 3, H, W) -> a map or an ordered dict of L maps with
+            ``recipe.channels`` channels. It is used as it is, and the recipe's backbone becomes ``"external"``
+            unless the caller knows that the recipe builds the same module.
+
+    Raises:
+        InputError: The weights do not fit.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        vocab: Vocabulary,
+        weights: str | Path | None = None,
+        *,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        state, eps = read_weights(weights, recipe) if weights is not None else (None, None)
+        recipe = _resolved(recipe, weights is not None, eps)
+        self.vocab = vocab
+        self.backbone = backbone if backbone is not None else build_backbone(recipe)
+        norm = norm_layer(recipe.norm, recipe.channels, recipe.norm_groups)
+        width, anchors = recipe.channels, recipe.anchors_per_cell
+        self.class_head = ClassHead(
+            build_tower(width, recipe.tower_depth, norm), width, anchors, [len(step) for step in vocab.steps]
+        )
+        self.box_head = build_box_head(width, anchors, build_tower(width, recipe.tower_depth, norm), recipe.box_loss)
+        self.anchor_generator = AnchorGenerator(recipe.anchor_sizes, recipe.ratios)
+        self.transform = GeneralizedRCNNTransform(
+            recipe.min_size,
+            recipe.max_size,
+            list(recipe.image_mean),
+            list(recipe.image_std),
+            size_divisible=recipe.size_divisible,
+            fixed_size=recipe.fixed_size,
+            _skip_resize=recipe.skip_resize,
+        )
+        self._anchors: dict[tuple[Any, ...], Tensor] = {}
+        if state is not None:
+            load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
+        stages = len(body_stages(self.backbone))
+        # torchvision's rule: nothing is held back in a body that nobody has trained yet.
+        trainable = min(recipe.trainable_layers, stages) if state is not None else stages
+        self.recipe = dataclasses.replace(recipe, trainable_layers=trainable)
+        freeze_first_stages(self.backbone, stages - trainable)
+        if recipe.frozen_norm:
+            self.freeze_norm()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> IncrementalRetinaNet:
+        """As ``nn.Module.train``, but frozen BatchNorm stays in evaluation mode."""
+        super().train(mode)
+        if self.recipe.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+        return self
+
+    def prepare(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None) -> Prepared:
+        """Validates, moves to the model's device, resizes, normalises and pads a batch.
+
+        With several ``min_size`` values a training model draws one per image and call, so call it once per batch.
+
+        Args:
+            images: (3, H, W) float in [0, 1], any sizes.
+            targets: ``boxes`` (M, 4) xyxy pixels and ``labels`` (M,) int64 columns per image; other keys are kept.
+
+        Raises:
+            InputError: A box is degenerate or not finite, or a label is not a column of the vocabulary.
+        """
+        if targets is not None:
+            check_targets(images, targets, self.vocab)
+        device = self.device
+        original = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        moved = [image.to(device, non_blocking=True) for image in images]
+        moved = [image.float() if image.is_floating_point() else image for image in moved]
+        boxed = None if targets is None else [_moved(target, device) for target in targets]
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            batch, resized = self.transform(moved, boxed)
+        return Prepared(batch.tensors, [(int(h), int(w)) for h, w in batch.image_sizes], original, resized)
+
+    def dense(self, prepared: Prepared) -> Dense:
+        """The network's one forward pass."""
+        maps = self.backbone(prepared.images)
+        features = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        height, width = prepared.images.shape[-2:]
+        return Dense(
+            self.class_head(features),
+            self.box_head(features),
+            features,
+            self.anchors((int(height), int(width)), features),
+        )
+
+    def anchors(self, padded: tuple[int, int], features: Sequence[Tensor]) -> Tensor:
+        """The anchors (A, 4) of a padded batch, float32 whatever the features are, computed once per shape.
+
+        torchvision computes them in the features' dtype; in bfloat16 that moves two in five by up to 2 px at 512 px.
+        """
+        grids = [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+        device = features[0].device
+        key = (padded, tuple(grids), device)
+        if key not in self._anchors:
+            if len(self._anchors) >= CACHED_SHAPES:
+                self._anchors.pop(next(iter(self._anchors)))
+            # A tensor made in inference mode could never enter a loss later.
+            with torch.inference_mode(False), torch.no_grad():
+                strides = [
+                    [torch.tensor(padded[axis] // grid[axis], device=device) for axis in (0, 1)] for grid in grids
+                ]
+                self.anchor_generator.set_cell_anchors(torch.float32, device)
+                self._anchors[key] = torch.cat(self.anchor_generator.grid_anchors(grids, strides))
+        return self._anchors[key]
+
+    # A NamedTuple is a sequence to the type checker, but no batch of images is a Prepared.
+    @overload
+    def forward(self, images: Prepared) -> Dense: ...  # type: ignore[overload-overlap]
+    @overload
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]: ...
+
+    def forward(
+        self, images: Prepared | Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> Dense | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """A prepared batch -> ``Dense``; images -> losses while training, detections otherwise, as torchvision.
+
+        Raises:
+            InputError: The targets are missing while training, or invalid.
+        """
+        if isinstance(images, Prepared):
+            return self.dense(images)
+        if self.training and targets is None:
+            raise InputError(
+                Finding("targets", "batch", "is missing while training", "pass targets, or call eval() for detections")
+            )
+        prepared = self.prepare(images, targets)
+        dense = self.dense(prepared)
+        if self.training:
+            return self.compute_losses(dense, prepared.targets or [])
+        return self.detections(dense, prepared)
+
+    def compute_losses(self, dense: Dense, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The losses of torchvision, float32 scalars; a target with ``coverage`` speaks for those columns only."""
+        assignment = assign(targets, dense.anchors, high=self.recipe.fg_iou, low=self.recipe.bg_iou)
+        coverage = coverage_mask(targets, dense.logits.shape[-1], dense.logits.device)
+        return {
+            "classification": focal_loss(dense.logits, assignment, coverage=coverage),
+            "bbox_regression": box_loss(dense.deltas, dense.anchors, assignment, kind=self.recipe.box_loss),
+        }
+
+    @torch.no_grad()
+    def postprocess(
+        self, dense: Dense, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Detections in prepared pixels: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) columns."""
+        recipe = self.recipe
+        level_sizes = [feature.shape[-2] * feature.shape[-1] * recipe.anchors_per_cell for feature in dense.features]
+        return select_detections(
+            dense.logits,
+            dense.deltas,
+            dense.anchors,
+            level_sizes,
+            image_sizes,
+            score_thresh=recipe.score_thresh if score_thresh is None else score_thresh,
+            nms_thresh=recipe.nms_thresh,
+            topk=recipe.topk_candidates,
+            limit=recipe.detections_per_img,
+        )
+
+    def detections(
+        self, dense: Dense, prepared: Prepared, *, score_thresh: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """``postprocess`` in the pixels of the original images."""
+        found = self.postprocess(dense, prepared.image_sizes, score_thresh=score_thresh)
+        for image, size, original in zip(found, prepared.image_sizes, prepared.original_sizes, strict=True):
+            image["boxes"] = resize_boxes(image["boxes"], size, original)
+        return found
+
+    def grow(self, names: Sequence[str], init: str = "prior", source_ids: Mapping[str, int] | None = None) -> None:
+        """Adds an increment; the logits of earlier classes stay bit-identical and no earlier parameter moves.
+
+        Args:
+            names: The new classes.
+            init: See ``ClassHead.grow``.
+            source_ids: Their category ids in the annotation file, where known.
+
+        Raises:
+            InputError: A name is already known; the network is left as it was.
+        """
+        vocab = self.vocab.grow(names, source_ids)
+        self.class_head.grow(len(names), init)
+        self.vocab = vocab
+
+    def freeze_norm(self) -> None:
+        """Fixes statistics and affine parameters of every BatchNorm for good; ``train()`` does not wake them."""
+        self.recipe = dataclasses.replace(self.recipe, frozen_norm=True)
+        for module in self.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval().requires_grad_(False)
+
+    def freeze_stages(self, number: int) -> None:
+        """Stops the first ``number`` stages of the body from learning; the stem is the first.
+
+        Raises:
+            ValueError: The body has fewer stages, or ``number`` is negative.
+        """
+        stages = len(body_stages(self.backbone))
+        if not 0 <= number <= stages:
+            raise ValueError(f"the body has {stages} stages; cannot freeze {number}")
+        freeze_first_stages(self.backbone, number)
+        trainable = min(self.recipe.trainable_layers, stages - number)
+        self.recipe = dataclasses.replace(self.recipe, trainable_layers=trainable)
+
+    def trainable_names(self) -> list[str]:
+        """Names of the parameters that learn, in their order."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+
+def coverage_mask(targets: Sequence[Mapping[str, Any]], classes: int, device: torch.device) -> Tensor | None:
+    """(B, K) bool of the annotated columns, or None where no target restricts them."""
+    masks = [target.get("coverage") for target in targets]
+    if all(mask is None for mask in masks):
+        return None
+    full = torch.ones(classes, dtype=torch.bool, device=device)
+    return torch.stack([full if mask is None else mask.to(device) for mask in masks])
+
+
+def check_targets(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], vocab: Vocabulary) -> None:
+    """Accepts torchvision's targets with columns of ``vocab`` as labels.
+
+    torchvision takes label -1 silently for the last class, and label K fails far from its cause.
+
+    Raises:
+        InputError: With one finding per faulty image.
+    """
+    if len(images) != len(targets):
+        raise InputError(
+            Finding(
+                "targets", "batch", f"has {len(targets)} targets for {len(images)} images", "pass one dict per image"
+            )
+        )
+    findings = []
+    for index, target in enumerate(targets):
+        problem = _target_fault(target, len(vocab))
+        if problem:
+            findings.append(Finding("targets", f"image {index}", *problem))
+    if findings:
+        raise InputError(findings)
+
+
+def _target_fault(target: Mapping[str, Any], classes: int) -> tuple[str, str] | None:
+    """Problem and fix of one target, or None."""
+    boxes, labels = target.get("boxes"), target.get("labels")
+    if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[-1] != 4:
+        shape = tuple(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
+        return f"boxes are {shape}", "pass a float tensor of shape (M, 4), (0, 4) for no object"
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != boxes.shape[:1]:
+        shape = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        return f"labels are {shape}", f"pass an int64 tensor of shape ({boxes.shape[0]},)"
+    if not len(boxes):
+        return None
+    valid = (boxes[:, 2:] > boxes[:, :2]).all(1) & torch.isfinite(boxes).all(1)
+    known = (labels >= 0) & (labels < classes)
+    if bool((valid & known).all()):
+        return None
+    if not bool(valid.all()):
+        row = int((~valid).nonzero()[0])
+        return f"box {row} is {boxes[row].tolist()}", "boxes are [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
+    row = int((~known).nonzero()[0])
+    return f"label {row} is {int(labels[row])}", f"labels are logit columns 0 to {classes - 1}"
+
+
+def _moved(target: Mapping[str, Any], device: torch.device) -> Target:
+    moved = {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in target.items()
+    }
+    moved["boxes"] = moved["boxes"].float()
+    return moved
+
+
+def _resolved(recipe: Recipe, pretrained: bool, eps: float | None) -> Recipe:
+    """The recipe with torchvision's habits written down, so that a rebuilt network behaves the same."""
+    changes: dict[str, Any] = {}
+    if recipe.frozen_norm is None:
+        changes["frozen_norm"] = pretrained and recipe.detector != "retinanet_resnet50_fpn_v2"
+    if eps is not None and recipe.norm_eps is None:
+        changes["norm_eps"] = eps
+    return dataclasses.replace(recipe, **changes)
