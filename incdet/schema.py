@@ -101,7 +101,7 @@ class Model(_Section):
     """Channels of the feature pyramid and the towers."""
     tower_depth: Annotated[int, Field(ge=0)] = 4
     """Convolutions in each tower."""
-    norm: Literal["group"] | None = None
+    norm: Literal["group", "batch"] | None = None
     """Normalisation in the towers."""
     box_loss: Literal["l1", "giou"] = "l1"
     """Loss of the box branch."""
