@@ -1,0 +1,237 @@
+"""Data sets and loaders: the same seed gives the same batches for 1 or N workers, and after a resume.
+
+Shape letters: H, W image size, M boxes, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from incdet.data.records import Boxes, Record
+from incdet.errors import Finding, InputError
+from incdet.vocab import Vocabulary
+
+Image = NDArray[np.uint8]
+Pipeline = Callable[[Image, Boxes, int], tuple[Image, Boxes, NDArray[np.int64]]]
+Key = tuple[int, int]
+Target = dict[str, Any]
+Batch = tuple[list[Tensor], list[Target]]
+
+
+def read_image(record: Record) -> Image:
+    """The decoded picture, (H, W, 3) uint8 RGB, turned the way round that the record's size states.
+
+    Raises:
+        InputError: The file is missing, is no picture, or has another size than the record.
+    """
+    flags = cv2.IMREAD_COLOR
+    decoded = cv2.imread(str(record.image), flags)
+    if decoded is not None and decoded.shape[:2] != (record.height, record.width):
+        # cv2 applies the EXIF rotation; annotations made without it state the stored size.
+        decoded = cv2.imread(str(record.image), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if decoded is None:
+        problem = "cannot be decoded" if Path(record.image).is_file() else "does not exist"
+        raise InputError(Finding(str(record.image), f"image {record.image_id}", problem, "restore the picture"))
+    height, width = decoded.shape[:2]
+    if (height, width) != (record.height, record.width):
+        raise InputError(Finding(str(record.image), f"image {record.image_id}",
+                                 f"is {width} x {height}, its annotation says {record.width} x {record.height}",
+                                 "correct the annotation or restore the picture"))
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+class ImageCache:
+    """Decoded pictures in memory up to a byte budget; what does not fit is read again.
+
+    Nothing is evicted: with images drawn in random order every entry is as good as another.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used = 0
+        self._images: dict[Path, Image] = {}
+
+    def get(self, record: Record) -> Image:
+        """The picture of ``record``; read-only when it comes from the cache."""
+        image = self._images.get(record.image)
+        if image is None:
+            image = read_image(record)
+            if self.used + image.nbytes <= self.budget:
+                image.flags.writeable = False
+                self._images[record.image] = image
+                self.used += image.nbytes
+        return image
+
+    def share(self, workers: int) -> None:
+        """Keep the budget over all ``workers`` processes: each may use its part."""
+        self.budget //= max(1, workers)
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+    """Images and targets for the model; a value of ``(draw, index)`` and the seed alone.
+
+    Args:
+        records: Their box names must be in ``vocab``.
+        vocab: Gives the label columns.
+        pipeline: ``(image, boxes, seed) -> (image, boxes, kept rows)``, see ``augment.build_pipeline``.
+        seed: With draw and index it fixes the augmentation.
+        cache_bytes: Memory for decoded pictures, over all workers together; 0 turns it off.
+
+    Raises:
+        InputError: A record holds a name that the vocabulary lacks.
+    """
+
+    def __init__(self, records: Sequence[Record], vocab: Vocabulary, pipeline: Pipeline | None = None, seed: int = 0,
+                 cache_bytes: int = 512 * 2**20) -> None:
+        self.records = list(records)
+        self.vocab = vocab
+        self.pipeline = pipeline
+        self.seed = seed
+        self.cache = ImageCache(cache_bytes)
+        self._labels = [np.array(vocab.columns(record.names), dtype=np.int64) for record in self.records]
+        self._coverage = [np.array([name in record.coverage for name in vocab.names]) for record in self.records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key | int) -> tuple[Tensor, Target]:
+        """Image ``index`` as augmented at ``draw`` (a plain number means draw 0).
+
+        Returns:
+            image: (3, H, W) float32 in [0, 1].
+            target: boxes (M, 4) float32 xyxy pixels, labels (M,) int64 columns, ignore (M,) bool, coverage (K,) bool,
+                image_id int.
+        """
+        draw, index = key if isinstance(key, tuple) else (0, key)
+        record = self.records[index]
+        image, boxes = self.cache.get(record), record.boxes
+        labels, ignore = self._labels[index], record.ignore
+        if self.pipeline is not None:
+            image, boxes, kept = self.pipeline(image, boxes, draw_seed(self.seed, draw, index))
+            labels, ignore = labels[kept], ignore[kept]
+        target = {"boxes": torch.from_numpy(boxes.copy()), "labels": torch.from_numpy(labels.copy()),
+                  "ignore": torch.from_numpy(ignore.copy()), "coverage": torch.from_numpy(self._coverage[index].copy()),
+                  "image_id": record.image_id}
+        return to_tensor(image), target
+
+
+def to_tensor(image: Image) -> Tensor:
+    """(H, W, 3) uint8 to a contiguous (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+
+
+def draw_seed(seed: int, draw: int, index: int) -> int:
+    """A 32-bit seed that differs for every seed, draw and index and is the same on every machine."""
+    return int(np.random.SeedSequence([seed, draw, index]).generate_state(1)[0])
+
+
+class DrawSampler:
+    """An infinite batch sampler: batch s is a pure function of (seed, s), so a resumed run continues exactly.
+
+    Every group of indices is walked in epochs, each a permutation without replacement. With several groups a batch
+    mixes them at fixed shares (for example new images and exemplars): over s batches a group has given
+    floor(s * batch * share) draws, so fractions even out over time. ``batch_size`` is per process.
+
+    Args:
+        length: Size of the data set.
+        batch_size: Images a batch and process.
+        seed: Of the permutations.
+        start: First batch to yield.
+        shares: (indices, share) groups; shares sum to 1. Default: everything in one group.
+        rank: This process.
+        world: Number of processes; together they draw what one process with ``world * batch_size`` would.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, start: int = 0,
+                 shares: Sequence[tuple[Sequence[int], float]] | None = None, rank: int = 0, world: int = 1) -> None:
+        groups = [(range(length), 1.0)] if shares is None else [(indices, share) for indices, share in shares]
+        if any(not len(indices) for indices, _ in groups) or length < 1:
+            raise InputError(Finding("data set", "sampler", "a group of images is empty", "give every group an image"))
+        if abs(sum(share for _, share in groups) - 1) > 1e-6 or any(share < 0 for _, share in groups):
+            raise InputError(Finding("data set", "sampler", f"shares are {[share for _, share in groups]}",
+                                     "choose shares >= 0 that sum to 1"))
+        self.batch_size, self.seed, self.start, self.rank, self.world = batch_size, seed, start, rank, world
+        self._groups = [np.asarray(indices, dtype=np.int64) for indices, _ in groups]
+        self._ends = np.cumsum([share for _, share in groups])
+        self._permutations: dict[int, tuple[int, NDArray[np.int64]]] = {}
+
+    def batch(self, number: int) -> list[Key]:
+        """The (draw, index) keys of batch ``number`` of this process."""
+        total = self.batch_size * self.world
+        before, after = self._drawn(number * total), self._drawn((number + 1) * total)
+        indices = [self._at(group, position) for group in range(len(self._groups))
+                   for position in range(before[group], after[group])]
+        keys = [(number * total + offset, index) for offset, index in enumerate(indices)]
+        return keys[self.rank::self.world]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        number = self.start
+        while True:
+            yield self.batch(number)
+            number += 1
+
+    def _drawn(self, draws: int) -> list[int]:
+        """How many of the first ``draws`` draws each group has given; they sum to ``draws``."""
+        # The small number keeps 0.1 + 0.2 from losing a draw; the last end is exactly all draws.
+        ends = [int(draws * end + 1e-6) for end in self._ends[:-1].tolist()] + [draws]
+        return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def _at(self, group: int, position: int) -> int:
+        indices = self._groups[group]
+        epoch, offset = divmod(position, len(indices))
+        cached = self._permutations.get(group)
+        if cached is None or cached[0] != epoch:
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, group, epoch]))
+            cached = self._permutations[group] = (epoch, rng.permutation(len(indices)))
+        return int(indices[cached[1][offset]])
+
+
+def collate(batch: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """Images of different sizes stay a list, as torchvision's detectors take them."""
+    images, targets = zip(*batch, strict=True)
+    return list(images), list(targets)
+
+
+def make_loader(dataset: DetectionDataset, sampler: DrawSampler, workers: int = 0, *,
+                pin_memory: bool = False) -> DataLoader[tuple[Tensor, Target]]:
+    """Endless training batches ``(images, targets)`` in the order of ``sampler``."""
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
+                      worker_init_fn=_start_worker, pin_memory=pin_memory, persistent_workers=workers > 0)
+
+
+def eval_loader(records: Sequence[Record], batch_size: int, workers: int = 0, *,
+                pin_memory: bool = False) -> DataLoader[tuple[Tensor, Target]]:
+    """Every image once, in order, as ``(images, targets)`` where a target holds the ``image_id`` alone."""
+    return DataLoader(EvaluationImages(records), batch_size=batch_size, num_workers=workers, collate_fn=collate,
+                      worker_init_fn=_start_worker, pin_memory=pin_memory)
+
+
+class EvaluationImages(Dataset[tuple[Tensor, Target]]):
+    """The pictures as stored; the ground truth stays in the records, where the scorer reads it."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = list(records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        record = self.records[index]
+        return to_tensor(read_image(record)), {"image_id": record.image_id}
+
+
+def _start_worker(_: int) -> None:
+    # One thread a worker: OpenCV's own pool would fight with the other workers for the cores.
+    cv2.setNumThreads(0)
+    info = get_worker_info()
+    if info is not None and isinstance(info.dataset, DetectionDataset):
+        info.dataset.cache.share(info.num_workers)

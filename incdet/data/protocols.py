@@ -1,0 +1,259 @@
+"""Protocols: which classes, images and boxes every step may see; pure functions, hashed, printed before training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from incdet.data.records import Record
+from incdet.errors import Finding, InputError, suggest
+from incdet.vocab import Vocabulary
+
+IMAGE_RULES = ("overlap", "partition", "all")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Class order, steps and image rule of an experiment.
+
+    Attributes:
+        name: For people and tables, for example ``15+5``.
+        order: How the classes were ordered, for example ``alphabetical``.
+        steps: Class names of every step; no class stands twice.
+        images: ``overlap`` (an image belongs to every step that has one of its classes), ``partition`` (to exactly
+            one of those, drawn by its id) or ``all`` (every image in every step). Labels of other steps are hidden.
+    """
+
+    name: str
+    order: str
+    steps: tuple[tuple[str, ...], ...]
+    images: str = "overlap"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", Vocabulary(self.steps).steps)
+        if self.images not in IMAGE_RULES:
+            raise InputError(Finding("protocol", "key images", f"is {self.images!r}",
+                                     suggest(self.images, IMAGE_RULES)))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All classes, step after step."""
+        return tuple(name for step in self.steps for name in step)
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits over steps and image rule (not over the name, nor how the order was written)."""
+        return _digest([json.dumps([self.steps, self.images])])
+
+    def vocabulary(self, step: int | None = None, source_ids: Mapping[str, int] | None = None) -> Vocabulary:
+        """The classes seen up to ``step`` (default: all)."""
+        ids = None if source_ids is None else {name: source_ids[name] for name in self.names if name in source_ids}
+        return Vocabulary(self.steps[:step], ids)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``protocol`` entry of results.json."""
+        return {"name": self.name, "order": self.order, "images": self.images, "hash": self.hash,
+                "steps": [list(step) for step in self.steps]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Protocol:
+        """The inverse of ``to_json``."""
+        return cls(value["name"], value["order"], tuple(tuple(step) for step in value["steps"]), value["images"])
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What a step sees: restricted records and the figures to print.
+
+    Attributes:
+        step: t, from 1.
+        names: The classes whose boxes are visible.
+        records: Boxes and coverage restricted to ``names``.
+        boxes_visible: Visible boxes.
+        boxes_hidden: Boxes of other classes in the same images, which the step may not see.
+        boxes_hidden_old: Those of them that belong to earlier steps.
+        shared_images: Images that an earlier step has seen too.
+        hash: 16 hex digits over image ids, visible boxes, names and coverage.
+    """
+
+    step: int
+    names: tuple[str, ...]
+    records: tuple[Record, ...]
+    boxes_visible: int
+    boxes_hidden: int
+    boxes_hidden_old: int
+    shared_images: int
+    hash: str
+
+    @property
+    def images(self) -> int:
+        """How many images the step has."""
+        return len(self.records)
+
+    def describe(self) -> str:
+        """The line that is printed before training."""
+        return (f"step {self.step}: {len(self.names)} classes ({', '.join(self.names)}), {self.images} images "
+                f"({self.shared_images} seen before), {self.boxes_visible} boxes visible, {self.boxes_hidden} hidden "
+                f"({self.boxes_hidden_old} of old classes), hash {self.hash}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures without the records."""
+        return {"step": self.step, "names": list(self.names), "images": self.images,
+                "boxes_visible": self.boxes_visible, "boxes_hidden": self.boxes_hidden,
+                "boxes_hidden_old": self.boxes_hidden_old, "shared_images": self.shared_images, "hash": self.hash}
+
+
+def class_order(spec: str | Sequence[str], names: Sequence[str], source_ids: Mapping[str, int]) -> tuple[str, ...]:
+    """The classes in the order that ``spec`` asks for.
+
+    Args:
+        spec: ``alphabetical``; ``id`` (ascending source id); ``shuffle:<seed>`` (the id order permuted by
+            ``numpy.random.RandomState(seed).permutation``, numpy's legacy generator); a text file with one name a
+            line (``#`` starts a comment); or the names themselves. The last two may name a part of the classes.
+        names: All classes of the data.
+        source_ids: Their category ids.
+
+    Raises:
+        InputError: The order is unknown, names a class the data lacks, or names one twice.
+    """
+    by_id = sorted(names, key=lambda name: source_ids[name])
+    if not isinstance(spec, str):
+        return _known(tuple(spec), names, "class order")
+    if spec == "alphabetical":
+        return tuple(sorted(names))
+    if spec == "id":
+        return tuple(by_id)
+    if match := re.fullmatch(r"shuffle:(\d+)", spec):
+        return tuple(by_id[i] for i in np.random.RandomState(int(match[1])).permutation(len(by_id)))
+    path = Path(spec)
+    if path.is_file():
+        lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        return _known(tuple(line for line in lines if line), names, str(path))
+    raise InputError(Finding("protocol", "key order", f"{spec!r} is neither an order nor a file of names",
+                             "use alphabetical, id, shuffle:<seed>, or a text file with one name a line"))
+
+
+def parse_steps(spec: str | Sequence[Sequence[str]], order: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The class names of every step.
+
+    Args:
+        spec: Sizes as in ``15+5``, ``10+2x5`` (10, then five steps of 2), ``5x4`` (four steps of 5); their sum must
+            be ``len(order)``. Or the names, step by step, which may leave classes of ``order`` out.
+        order: The class order.
+
+    Raises:
+        InputError: The text cannot be read, the sizes do not add up, or a name is unknown or stands twice.
+    """
+    if not isinstance(spec, str):
+        _known(tuple(name for step in spec for name in step), order, "protocol")
+        return Vocabulary(tuple(tuple(step) for step in spec)).steps
+    sizes: list[int] = []
+    for part in spec.replace(" ", "").split("+"):
+        match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", part)
+        if not match:
+            raise InputError(Finding("protocol", f"steps {spec!r}", f"cannot read {part!r}",
+                                     "write sizes such as 15+5, 10+2x5 (five steps of 2) or lists of names"))
+        sizes += [int(match[1])] * int(match[2] or 1)
+    if sum(sizes) != len(order):
+        raise InputError(Finding("protocol", f"steps {spec!r}",
+                                 f"adds up to {sum(sizes)} classes, the order has {len(order)}",
+                                 "make the sizes add up, or name the classes in the order (or the steps) yourself"))
+    ends = np.cumsum(sizes)
+    return tuple(tuple(order[end - size:end]) for size, end in zip(sizes, ends.tolist(), strict=True))
+
+
+def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
+    """Errors for classes and steps that the data cannot serve, warnings for classes without a counted box."""
+    findings = _unknown(protocol.names, names, "protocol")
+    present = {name for record in records for name, skip in zip(record.names, record.ignore, strict=True) if not skip}
+    for number, step in enumerate(protocol.steps, start=1):
+        if not present.intersection(step):
+            findings.append(Finding("protocol", f"step {number}", f"the data holds no box of {', '.join(step)}",
+                                    "choose classes that the training images show"))
+            continue
+        findings += [Finding("protocol", f"class {name!r}", "has no box in the training data",
+                             "add images of it or leave it out", "warning")
+                     for name in step if name in names and name not in present]
+    return findings
+
+
+def step_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
+    """What ``step`` (from 1) sees: its images, with the boxes and coverage of its own classes alone."""
+    members = [record for record in records if step in steps_of(record, protocol)]
+    shared = sum(min(steps_of(record, protocol)) < step for record in members)
+    return _view(members, protocol, step, protocol.steps[step - 1], shared)
+
+
+def joint_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
+    """All images of the steps up to ``step``, once each, with the boxes of all classes seen: the upper bound's data."""
+    members = [record for record in records if any(t <= step for t in steps_of(record, protocol))]
+    names = tuple(name for names in protocol.steps[:step] for name in names)
+    return _view(members, protocol, step, names, 0)
+
+
+def steps_of(record: Record, protocol: Protocol) -> tuple[int, ...]:
+    """The steps (ascending) that an image belongs to.
+
+    An image without any box is evidence for every class, so every step may have it; one that holds only ignored
+    objects or classes outside the protocol belongs to no step (but under ``all`` to each).
+    """
+    every = tuple(range(1, len(protocol.steps) + 1))
+    if protocol.images == "all":
+        return every
+    holders = every if not record.names else tuple(t for t in every if record.counts(protocol.steps[t - 1]))
+    if protocol.images == "overlap" or not holders:
+        return holders
+    digest = hashlib.sha256(f"incdet partition {record.image_id}".encode()).digest()
+    return (holders[int.from_bytes(digest[:8], "big") % len(holders)],)
+
+
+def subset(records: Sequence[Record], names: Iterable[str], count: int | None, seed: int = 0) -> tuple[Record, ...]:
+    """At most ``count`` of the images that hold a counted object of ``names``, drawn by ``seed``, in source order."""
+    if count is None:
+        return tuple(records)
+    wanted = frozenset(names)
+    holders = [row for row, record in enumerate(records) if record.counts(wanted)]
+    drawn = np.random.default_rng(seed).permutation(len(holders))[:count]
+    return tuple(records[holders[i]] for i in sorted(drawn.tolist()))
+
+
+def _view(members: list[Record], protocol: Protocol, step: int, names: tuple[str, ...], shared: int) -> StepView:
+    visible = tuple(record.restrict(names) for record in members)
+    old = frozenset(name for earlier in protocol.steps[:step - 1] for name in earlier) - frozenset(names)
+    total = sum(len(record.names) for record in members)
+    shown = sum(len(record.names) for record in visible)
+    hidden_old = sum(name in old for record in members for name in record.names)
+    parts = (json.dumps([r.image_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()])
+             for r in visible)
+    digest = _digest([json.dumps(names), *parts])
+    return StepView(step, names, visible, shown, total - shown, hidden_old, shared, digest)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part.encode() + b"\n")
+    return state.hexdigest()[:16]
+
+
+def _unknown(wanted: Iterable[str], names: Sequence[str], where: str) -> list[Finding]:
+    known = frozenset(names)
+    return [Finding(where, f"class {name!r}", "is not in the data", suggest(str(name), names))
+            for name in wanted if name not in known]
+
+
+def _known(wanted: tuple[str, ...], names: Sequence[str], where: str) -> tuple[str, ...]:
+    findings = _unknown(wanted, names, where)
+    twice = sorted({name for name in wanted if wanted.count(name) > 1})
+    findings += [Finding(where, f"class {name!r}", "stands twice", "name it once") for name in twice]
+    if findings:
+        raise InputError(findings)
+    return wanted
