@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from incdet import metrics
@@ -326,10 +327,11 @@ def table(results: Sequence[Results]) -> Table:
 
     FPP and RelGap stand in the row of the last step; minutes are those of the step, training and evaluation.
     """
-    grid = Table(title="AP50 in % after every step", caption="minutes: training and evaluation of the step")
-    grid.add_column("method", style="bold")
+    title = "AP50, FPP and RelGap in %; exemplars in images and MB; minutes of the step"
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    grid.add_column("method", style="bold", overflow="fold")
     for head in ("step", "old", "new", "all", "FPP", "RelGap", "exemplars", "MB", "minutes"):
-        grid.add_column(head, justify="right")
+        grid.add_column(head, justify="right", no_wrap=True)
     for result in results:
         for number, (step, item) in enumerate(result.steps.items()):
             means, final = result.groups(step), item is result.last
