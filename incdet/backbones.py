@@ -9,29 +9,15 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
 
 from incdet.recipe import EXTERNAL, Recipe
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
-
-
-class Residual(nn.Module):
-    """(B, C, H, W) -> the same shape: ``x + norm(conv(relu(norm(conv(x)))))``, then ReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = Conv2dNormActivation(channels, channels)
-        self.second = Conv2dNormActivation(channels, channels, activation_layer=None)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
-        out: Tensor = self.relu(self.second(self.first(x)) + x)
-        return out
 
 
 def tiny_body() -> nn.Sequential:
@@ -42,8 +28,8 @@ def tiny_body() -> nn.Sequential:
     stages: OrderedDict[str, nn.Module] = OrderedDict(
         stem=Conv2dNormActivation(3, 16, stride=2),
         stage2=Conv2dNormActivation(16, 24, stride=2),
-        stage3=nn.Sequential(Conv2dNormActivation(24, 48, stride=2), Residual(48)),
-        stage4=nn.Sequential(Conv2dNormActivation(48, 64, stride=2), Residual(64)),
+        stage3=nn.Sequential(Conv2dNormActivation(24, 48, stride=2), BasicBlock(48, 48)),
+        stage4=nn.Sequential(Conv2dNormActivation(48, 64, stride=2), BasicBlock(64, 64)),
         stage5=Conv2dNormActivation(64, 96, stride=2),
     )
     body = nn.Sequential(stages)
@@ -126,9 +112,19 @@ def body_stages(backbone: nn.Module) -> list[list[nn.Module]]:
     return [[module] for module in children.values() if next(module.parameters(), None) is not None]
 
 
+def trainable_stages(backbone: nn.Module) -> int:
+    """Stages that learn, counted from the last up to the first that is frozen as a whole."""
+    number = 0
+    for stage in reversed(body_stages(backbone)):
+        if not any(parameter.requires_grad for module in stage for parameter in module.parameters()):
+            break
+        number += 1
+    return number
+
+
 def freeze_first_stages(backbone: nn.Module, number: int) -> None:
     """The first ``number`` stages of the body stop learning; the others are left as they are."""
-    for stage in body_stages(backbone)[:number]:
+    for stage in body_stages(backbone)[: max(number, 0)]:
         for module in stage:
             module.requires_grad_(False)
 

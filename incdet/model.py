@@ -16,7 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from incdet.assign import assign
-from incdet.backbones import BATCH_NORMS, body_stages, build_backbone, freeze_first_stages
+from incdet.backbones import BATCH_NORMS, body_stages, build_backbone, freeze_first_stages, trainable_stages
 from incdet.errors import Finding, InputError
 from incdet.heads import ClassHead, build_box_head, build_tower, norm_layer
 from incdet.losses import box_loss, focal_loss
@@ -112,11 +112,9 @@ class IncrementalRetinaNet(nn.Module):
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
         if state is not None:
             load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
-        stages = len(body_stages(self.backbone))
-        # torchvision's rule: nothing is held back in a body that nobody has trained yet.
-        trainable = min(recipe.trainable_layers, stages) if state is not None else stages
-        self.recipe = dataclasses.replace(recipe, trainable_layers=trainable)
-        freeze_first_stages(self.backbone, stages - trainable)
+            # Without weights nothing is held back, as in torchvision: nobody has trained that body yet.
+            freeze_first_stages(self.backbone, len(body_stages(self.backbone)) - recipe.trainable_layers)
+        self.recipe = dataclasses.replace(recipe, trainable_layers=trainable_stages(self.backbone))
         if recipe.frozen_norm:
             self.freeze_norm()
 
@@ -286,8 +284,7 @@ class IncrementalRetinaNet(nn.Module):
         if not 0 <= number <= stages:
             raise ValueError(f"the body has {stages} stages; cannot freeze {number}")
         freeze_first_stages(self.backbone, number)
-        trainable = min(self.recipe.trainable_layers, stages - number)
-        self.recipe = dataclasses.replace(self.recipe, trainable_layers=trainable)
+        self.recipe = dataclasses.replace(self.recipe, trainable_layers=trainable_stages(self.backbone))
 
     def trainable_names(self) -> list[str]:
         """Names of the parameters that learn, in their order."""

@@ -127,7 +127,7 @@ class Recipe:
 
     def architecture(self) -> dict[str, Any]:
         """The fields two checkpoints must share for the tensors of one to mean the same in the other."""
-        return {name: getattr(self, name) for name in _ARCHITECTURE}
+        return {name: getattr(self, name) for name in _ARCHITECTURE} | {"aspect_ratios": self.ratios}
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json.dump`` writes and ``from_json`` reads back."""

@@ -25,7 +25,7 @@ def read_weights(source: str | Path, recipe: Recipe) -> tuple[dict[str, Tensor],
     """The tensors of ``source`` and the BatchNorm epsilon they were trained with, where that is known.
 
     Args:
-        source: A local ``.pth`` / ``.pt`` / ``.safetensors`` file, or a torchvision name such as ``IMAGENET1K_V1``,
+        source: A local ``.pth`` / ``.pt`` / ``.safetensors`` file, a checkpoint folder, or a torchvision name such as ``IMAGENET1K_V1``,
             ``ResNet50_Weights.IMAGENET1K_V1`` or, with a builder, ``COCO_V1``; a name may download.
         recipe: Says which names are known.
 
@@ -33,6 +33,8 @@ def read_weights(source: str | Path, recipe: Recipe) -> tuple[dict[str, Tensor],
         InputError: No such file or name, or the file cannot be read.
     """
     path = Path(source)
+    if (path / "model.safetensors").is_file():
+        path = path / "model.safetensors"
     if path.is_file():
         return _read_file(path), 0.0 if path.name.startswith(_COCO_V1_FILE) else None
     if path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1:
