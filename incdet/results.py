@@ -277,7 +277,8 @@ def compare(results: Sequence[Results]) -> dict[str, Any]:
     joint = next((result for result in results if result.method == JOINT and result.last is not None), None)
     methods = {}
     for result in results:
-        result.measure_against(joint)
+        if joint is not None:  # otherwise gaps that were measured earlier stand
+            result.measure_against(joint)
         methods[result.method] = _method_json(result, joint)
     first = results[0]
     head = {"schema": SCHEMA, "detector": first.detector, "seed": first.seed, "protocol": first.protocol}

@@ -91,9 +91,10 @@ def ap_over_steps(results: Sequence[Results], path: Path, theme: Theme = LIGHT) 
         axes.set_xlabel("step, and the classes it adds", color=theme.muted, fontsize=9.5)
         axes.grid(axis="y", color=theme.grid, linewidth=0.8)
         places = spread([value for value, _ in labels], 0.055 * top)
+        above = max(0.0, places[-1] - top) if places else 0.0
         for (value, colour), place in zip(labels, places, strict=True):
-            axes.text(len(steps) + 0.06 * span, place, f"{value:.1f}", color=colour, fontsize=9, fontweight="bold",
-                      va="center", bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 0.4})
+            axes.text(len(steps) + 0.06 * span, place - above, f"{value:.1f}", color=colour, fontsize=9, va="center",
+                      fontweight="bold", bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 0.4})
     _legend(figure, chosen, theme)
     _save(figure, path, theme)
 
@@ -317,8 +318,9 @@ def _legend(figure: Figure, chosen: Mapping[str, tuple[str, str, str]], theme: T
     if before:
         handles.append(Line2D([], [], color=theme.muted, marker="o", markersize=9, fillstyle="none", linestyle="none",
                               label="after step 1"))
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() * 11.5 / (longest + 7))))
+    lengths = [len(str(handle.get_label())) + 7 for handle in handles]
+    room = figure.get_figwidth() * 11.5  # characters of this size in one line
+    columns = len(handles) if sum(lengths) <= room else max(1, int(room / max(lengths)))
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, labelcolor=theme.ink,
                   fontsize=10)
 
