@@ -1,0 +1,99 @@
+"""Augmentation pipelines: no pipeline emits a degenerate box, loses a label, or changes a dtype on an empty image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from incdet.data.records import Boxes
+
+Image = NDArray[np.uint8]
+SMALLEST_SIDE = 0.1
+"""Pixels: a thinner box after the transforms is no object any more; resizing a box of one pixel can make it so."""
+CANVAS = (124, 116, 104)
+"""RGB around a picture that shrank: the ImageNet mean, which normalisation makes zero."""
+
+
+class BoxPipeline:
+    """albumentations transforms of an image and its boxes; a pure function of its arguments.
+
+    Args:
+        transforms: albumentations transforms, in order.
+        min_visibility: Share of its area that a box must keep to stay; 0 keeps every box that is still there.
+    """
+
+    def __init__(self, transforms: Sequence[Any], min_visibility: float = 0.0) -> None:
+        albumentations = _import_albumentations()
+        rules = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True, min_area=1e-4,
+                                          min_visibility=min_visibility, filter_invalid_bboxes=True)
+        self._compose = albumentations.Compose(list(transforms), bbox_params=rules)
+
+    def __call__(self, image: Image, boxes: Boxes, seed: int) -> tuple[Image, Boxes, NDArray[np.int64]]:
+        """Transform one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; not written to.
+            boxes: (M, 4) float32 xyxy pixels inside the image.
+            seed: Decides every random choice.
+
+        Returns:
+            image: (H', W', 3) uint8.
+            boxes: (M', 4) float32 xyxy, inside the new image, sides of at least ``SMALLEST_SIDE``.
+            rows: (M',) int64, ascending: which of the given boxes stayed.
+        """
+        self._compose.set_random_seed(seed)
+        done = self._compose(image=image, bboxes=boxes, rows=np.arange(len(boxes)))
+        picture = np.ascontiguousarray(done["image"])
+        height, width = picture.shape[:2]
+        # An empty image comes back with lists and float labels: give everything its type again.
+        moved = np.array(done["bboxes"], dtype=np.float32).reshape(-1, 4)
+        rows = np.array(done["rows"], dtype=np.int64).reshape(-1)
+        moved = np.clip(moved, 0, np.array([width, height, width, height], dtype=np.float32))
+        wide = np.minimum(moved[:, 2] - moved[:, 0], moved[:, 3] - moved[:, 1]) >= SMALLEST_SIDE
+        return picture, moved[wide], rows[wide]
+
+
+def build_pipeline(flip: float = 0.5, crop: bool = False, photometric: bool = False,
+                   scale: int | tuple[float, float] | None = None) -> BoxPipeline | None:
+    """The training pipeline, None where nothing is asked for.
+
+    Args:
+        flip: Probability of a horizontal flip.
+        crop: Half of the images are cut to a random window that holds every box whole.
+        photometric: Random brightness, contrast, gamma and saturation. No hue: it costs ten times all the rest.
+        scale: A range of zoom factors: the picture shrinks or grows around its centre on a canvas of its size, and
+            boxes less than a third visible are dropped. Or one whole number: the shorter side in pixels that the image
+            is resized to, which saves time on large photographs (the model resizes anyway).
+    """
+    albumentations = _import_albumentations()
+    steps: list[Any] = []
+    if crop:
+        steps.append(albumentations.BBoxSafeRandomCrop(erosion_rate=0.0, p=0.5))
+    # The interpolation is the one of the model's own resize, which evaluation goes through.
+    if isinstance(scale, int):
+        steps.append(albumentations.SmallestMaxSize(max_size=scale, interpolation=cv2.INTER_LINEAR))
+    elif scale is not None:
+        steps.append(albumentations.Affine(scale=tuple(scale), keep_ratio=True, interpolation=cv2.INTER_LINEAR,
+                                           fill=CANVAS, p=1.0))
+    if flip > 0:
+        steps.append(albumentations.HorizontalFlip(p=flip))
+    if photometric:
+        steps += [albumentations.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
+                  albumentations.RandomGamma(gamma_limit=(80, 125), p=0.25),
+                  albumentations.ColorJitter(brightness=(1, 1), contrast=(1, 1), saturation=(0.6, 1.4), hue=(0, 0),
+                                             p=0.25)]
+    zooms = scale is not None and not isinstance(scale, int)
+    return BoxPipeline(steps, min_visibility=1 / 3 if zooms else 0.0) if steps else None
+
+
+def _import_albumentations() -> Any:
+    # Asking the network for a newer version must not delay (or leak) a training run.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
