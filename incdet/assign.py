@@ -1,6 +1,6 @@
 """Every anchor is positive for one box, background, or ignored, exactly as torchvision's Matcher decides.
 
-Letters: B images, A anchors over all levels, G boxes of an image, N images matched at once, P positive anchors.
+Letters: B images, A anchors over all levels, G boxes of an image, P positive anchors.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COVERED_SHARE = 0.5
 CPU_PAIRS = 1 << 17
 GPU_PAIRS = 1 << 26
 
-# Up to this many pairs (64 MiB) the IoU is kept between the two passes; beyond it is computed again.
-KEPT_PAIRS = 1 << 24
+# Up to this many pairs (16 MiB) the IoU is kept between the two passes; beyond, what is needed is computed again.
+KEPT_PAIRS = 1 << 22
 
 
 class Assignment(NamedTuple):
@@ -62,28 +62,29 @@ def assign(targets: Sequence[Mapping[str, Any]], anchors: Tensor, *, high: float
         targets: One mapping per image: ``boxes`` (G, 4) xyxy, ``labels`` (G,) int64, optionally ``ignore`` (G,) bool.
         anchors: (A, 4) float32 xyxy with positive sides, on the same device.
         high: IoU from which an anchor is positive.
-        low: IoU below which an anchor is background; at most ``high``.
+        low: IoU below which an anchor is background; above 0, at most ``high``.
 
     Returns:
         The `Assignment`; no gradient flows through it.
     """
-    if low > high:
-        raise ValueError(f"low ({low}) must not exceed high ({high})")
+    if not 0 < low <= high:
+        raise ValueError(f"0 < low <= high is needed, not low={low}, high={high}")
     with torch.no_grad():
         anchors = anchors.detach().float()
         boxes = [target["boxes"].detach().reshape(-1, 4).float() for target in targets]
         ignored = [target.get("ignore") for target in targets]
         matched = torch.full((len(boxes), len(anchors)), BACKGROUND, dtype=torch.int64, device=anchors.device)
         if len(anchors):
-            match = _match_on_device if anchors.is_cuda else _match_one_by_one
-            match(boxes, ignored, anchors, high, low, matched)
+            match = _match_padded if anchors.is_cuda else _match_one_by_one
+            match(boxes, ignored, anchors.t().contiguous(), high, low, matched)
         return _collect(matched, boxes, [target["labels"] for target in targets])
 
 
 def _collect(matched: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Assignment:
     """Gather the positive anchors; the boxes of all images are one list, so that one look-up serves the batch."""
     positive = matched >= 0
-    image, anchor = positive.nonzero(as_tuple=True)
+    flat = positive.view(-1).nonzero()[:, 0]
+    image, anchor = flat // matched.shape[1], flat % matched.shape[1]
     starts, count = [], 0
     for group in boxes:
         starts.append(count)
@@ -93,35 +94,66 @@ def _collect(matched: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Assi
         return Assignment(
             matched, image, anchor, image.new_zeros(0), matched.new_zeros((0, 4), dtype=torch.float32), positive.sum(1)
         )
-    flat = start[image] + matched[image, anchor]
-    column = torch.cat([label.reshape(-1) for label in labels])[flat].long()
-    return Assignment(matched, image, anchor, column, torch.cat(boxes)[flat], positive.sum(1))
+    chosen = start[image] + matched.view(-1)[flat]
+    column = torch.cat([label.reshape(-1) for label in labels])[chosen].long()
+    return Assignment(matched, image, anchor, column, torch.cat(boxes)[chosen], positive.sum(1))
 
 
 def _match_one_by_one(
-    boxes: list[Tensor], ignored: list[Tensor | None], anchors: Tensor, high: float, low: float, matched: Tensor
+    boxes: list[Tensor], ignored: list[Tensor | None], sides: Tensor, high: float, low: float, matched: Tensor
 ) -> None:
-    """The CPU's order of work: no padding, and nothing is computed for images that have nothing to match."""
-    sides = anchors.t().contiguous()
+    """The CPU's order of work: no padding, and the rare anchor that is near a box is looked at apart."""
     for row, group, flags in zip(matched, boxes, ignored, strict=True):
-        if not len(group):
+        if flags is None or not bool(flags.any()):
+            _match_one(group, sides, high, low, row)
             continue
-        crowd = flags.reshape(1, -1).bool() if flags is not None and bool(flags.any()) else None
-        real = None if crowd is None else ~crowd
-        row.copy_(_match(group[None], real, sides, high, low, CPU_PAIRS)[0])
-        if crowd is not None:
-            _ignore(row[None], group[None], crowd, sides, low, CPU_PAIRS)
+        crowd = flags.reshape(-1).bool()
+        real = (~crowd).nonzero()[:, 0]
+        _match_one(group[real], sides, high, low, row)
+        # The match is an index among the real boxes; the caller knows all of them.
+        row.copy_(torch.where(row >= 0, real[row.clamp(min=0)], row) if len(real) else row)
+        _ignore(row, group[crowd], sides, low, CPU_PAIRS)
 
 
-def _match_on_device(
-    boxes: list[Tensor], ignored: list[Tensor | None], anchors: Tensor, high: float, low: float, matched: Tensor
+def _match_one(boxes: Tensor, sides: Tensor, high: float, low: float, row: Tensor) -> None:
+    """Write the matches of one image's ``boxes`` (G, 4) into ``row`` (A,), which holds `BACKGROUND`.
+
+    Two passes over blocks of anchors, because which anchors a box claims is known only after the last one. Only
+    anchors that are near a box or claimed by one, a few in a thousand, need to know which box is their best.
+    """
+    if not len(boxes):
+        return
+    starts, blocks = _blocks(len(boxes), sides, CPU_PAIRS)
+    keep = len(boxes) * sides.shape[1] <= KEPT_PAIRS
+    kept, tops = [], []
+    for start, block in zip(starts, blocks, strict=True):
+        iou = _overlap(boxes, block)[1]
+        kept.append(iou if keep else None)
+        tops.append(iou.amax(dim=1))
+        near = (iou.amax(dim=0) >= low).nonzero()[:, 0]
+        value, index = iou[:, near].max(dim=0)
+        row[near + start] = index.masked_fill_(value < high, BETWEEN)
+    top = torch.stack(tops)
+    best = top.amax(dim=0)
+    for block_index, held in enumerate((top == best).unbind()):
+        chosen = held.nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        block, iou_kept = blocks[block_index], kept[block_index]
+        iou = _overlap(boxes[chosen], block)[1] if iou_kept is None else iou_kept[chosen]
+        claimed = (iou == best[chosen, None]).any(dim=0).nonzero()[:, 0]
+        row[claimed + starts[block_index]] = _overlap(boxes, block[:, claimed])[1].max(dim=0).indices
+
+
+def _match_padded(
+    boxes: list[Tensor], ignored: list[Tensor | None], sides: Tensor, high: float, low: float, matched: Tensor
 ) -> None:
-    """The GPU's order of work: images padded to one size and matched together, without waiting for the device."""
-    most = max((len(group) for group in boxes), default=0)
+    """The GPU's order of work: images padded to one size and matched together, never waiting for the device."""
+    most = max(len(group) for group in boxes)
     if not most:
         return
-    padded = anchors.new_zeros((len(boxes), most, 4))
-    real = torch.zeros((len(boxes), most), dtype=torch.bool, device=anchors.device)
+    padded = sides.new_zeros((len(boxes), most, 4))
+    real = torch.zeros((len(boxes), most), dtype=torch.bool, device=sides.device)
     crowd = torch.zeros_like(real)
     for index, (group, flags) in enumerate(zip(boxes, ignored, strict=True)):
         padded[index, : len(group)] = group
@@ -129,17 +161,22 @@ def _match_on_device(
         if flags is not None:
             crowd[index, : len(group)] = flags.bool()
     real &= ~crowd
-    sides = anchors.t().contiguous()
-    together = max(1, GPU_PAIRS // (most * len(anchors)))
+    together = max(1, GPU_PAIRS // (most * sides.shape[1]))
     for start in range(0, len(boxes), together):
-        chosen = slice(start, start + together)
-        matched[chosen] = _match(padded[chosen], real[chosen], sides, high, low, GPU_PAIRS)
+        part = slice(start, start + together)
+        iou = _overlap(padded[part], sides)[1].masked_fill_(~real[part, :, None], -1.0)
+        value, index = iou.max(dim=1)
+        best = iou.amax(dim=2, keepdim=True).masked_fill_(~real[part, :, None], 2.0)  # no IoU is 2: claims nothing
+        claimed = (iou == best).any(dim=1)
+        lost = torch.where(value < low, BACKGROUND, BETWEEN)
+        matched[part] = torch.where((value >= high) | claimed, index, lost)
     if any(flags is not None for flags in ignored):
-        _ignore(matched, padded, crowd, sides, low, GPU_PAIRS)
+        for row, group, flags in zip(matched, padded, crowd, strict=True):
+            _ignore(row, torch.where(flags[:, None], group, 0.0), sides, low, GPU_PAIRS)
 
 
 def _overlap(boxes: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection and IoU, both (N, G, A), of ``boxes`` (N, G, 4) with anchors given as ``sides`` (4, A).
+    """Intersection and IoU, both (..., G, A), of ``boxes`` (..., G, 4) with anchors given as ``sides`` (4, A).
 
     The order of the floating-point operations is torchvision's: the IoU must come out equal to the last bit.
     """
@@ -152,52 +189,17 @@ def _overlap(boxes: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
     return intersection, torch.div(intersection, union, out=union)
 
 
-def _match(boxes: Tensor, real: Tensor | None, sides: Tensor, high: float, low: float, pairs: int) -> Tensor:
-    """(N, A) matches of ``boxes`` (N, G, 4) with anchors ``sides`` (4, A); only ``real`` (N, G) boxes can win.
-
-    Two passes over blocks of anchors, because which anchor a box claims is known only after the last one.
-    """
-    blocks = _blocks(boxes, sides, pairs)
-    keep = boxes.shape[0] * boxes.shape[1] * sides.shape[1] <= KEPT_PAIRS
-    kept: list[Tensor] = []
-    values, indices, tops = [], [], []
-    for block in blocks:
-        iou = _masked_iou(boxes, real, block)
-        value, index = iou.max(dim=1)
-        values.append(value)
-        indices.append(index)
-        tops.append(iou.amax(dim=2))
-        if keep:
-            kept.append(iou)
-    best = torch.stack(tops).amax(dim=0) if len(tops) > 1 else tops[0]
-    if real is not None:
-        best = best.masked_fill(~real, 2.0)  # no IoU is 2, so that a padded box claims nothing
-    claims = []
-    for number, block in enumerate(blocks):
-        iou = kept[number] if keep else _masked_iou(boxes, real, block)
-        claims.append((iou == best[..., None]).any(dim=1))
-    value, index, claimed = torch.cat(values, 1), torch.cat(indices, 1), torch.cat(claims, 1)
-    lost = torch.where(value < low, BACKGROUND, BETWEEN)
-    return torch.where((value >= high) | claimed, index, lost)
+def _blocks(boxes: int, sides: Tensor, pairs: int) -> tuple[range, tuple[Tensor, ...]]:
+    """Views of ``sides`` (4, A) along the anchors, each of about ``pairs`` pairs with ``boxes``, and their starts."""
+    size = max(1, pairs // max(1, boxes))
+    return range(0, sides.shape[1], size), sides.split(size, dim=1)
 
 
-def _masked_iou(boxes: Tensor, real: Tensor | None, sides: Tensor) -> Tensor:
-    iou = _overlap(boxes, sides)[1]
-    return iou if real is None else iou.masked_fill_(~real[..., None], -1.0)
-
-
-def _blocks(boxes: Tensor, sides: Tensor, pairs: int) -> tuple[Tensor, ...]:
-    """Views of ``sides`` (4, A) along the anchors, each of about ``pairs`` pairs with ``boxes`` (N, G, 4)."""
-    return sides.split(max(1, pairs // (boxes.shape[0] * boxes.shape[1])), dim=1)
-
-
-def _ignore(matched: Tensor, boxes: Tensor, crowd: Tensor, sides: Tensor, low: float, pairs: int) -> None:
-    """Turn anchors of ``matched`` (N, A) that are not positive and lie on a ``crowd`` (N, G) box into `BETWEEN`."""
-    start = 0
-    for block in _blocks(boxes, sides, pairs):
+def _ignore(row: Tensor, boxes: Tensor, sides: Tensor, low: float, pairs: int) -> None:
+    """Turn the anchors of ``row`` (A,) that are not positive and lie on one of ``boxes`` (G, 4) into `BETWEEN`."""
+    for start, block in zip(*_blocks(len(boxes), sides, pairs), strict=True):
         intersection, iou = _overlap(boxes, block)
         areas = (block[2] - block[0]) * (block[3] - block[1])
-        hit = (iou >= low).logical_or_(intersection >= areas * COVERED_SHARE).logical_and_(crowd[..., None]).any(1)
-        view = matched[:, start : start + block.shape[1]]
+        hit = (iou >= low).logical_or_(intersection >= areas * COVERED_SHARE).any(dim=0)
+        view = row[start : start + block.shape[1]]
         view.masked_fill_(hit & (view < 0), BETWEEN)
-        start += block.shape[1]

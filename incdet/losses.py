@@ -23,7 +23,7 @@ from incdet.boxes import decode_boxes, encode_boxes, giou_terms
 Entries = tuple[Tensor, Tensor, Tensor]
 
 # Elements of one block: on a CPU its handful of temporaries fit the cache, on a GPU few large kernels win.
-CPU_BLOCK = 1 << 15
+CPU_BLOCK = 1 << 17
 GPU_BLOCK = 1 << 25
 
 
@@ -195,6 +195,7 @@ def _background(
     block = GPU_BLOCK if logits.is_cuda else CPU_BLOCK
     image_step = max(1, block // max(1, anchors * columns))
     anchor_step = max(1, block // max(1, columns)) if image_step == 1 else max(1, anchors)
+    rows = rows * (1 - alpha)
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     for first in range(0, images, image_step):
         for start in range(0, anchors, anchor_step):
@@ -202,13 +203,12 @@ def _background(
             x = logits[part].to(work)
             p, cost = torch.sigmoid(x), F.softplus(x)
             focus = p * p if gamma == 2 else p.pow(gamma)
-            focus.mul_(rows[part][..., None]).mul_(1 - alpha)
+            focus.mul_(rows[part][..., None])
             if coverage is not None:
                 focus.mul_(coverage[part[0], None, :])
             if gradient is not None:
                 # d/dx [p^gamma softplus] = p^gamma [gamma (1 - p) softplus + p]
-                slope = torch.addcmul(p, 1 - p, cost, value=gamma)
-                gradient[part] = slope.mul_(focus)
+                gradient[part] = torch.addcmul(p, 1 - p, cost, value=gamma).mul_(focus)
             total += focus.mul_(cost).sum()
     return total
 
