@@ -7,6 +7,7 @@ the fix. ``Config.dump`` writes the file that reproduces the run; ``incdet keys`
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -166,18 +167,18 @@ def _tenth(base: Mapping[str, Any]) -> dict[str, Any]:
     for key in (length, "lr", "warmup"):
         value = base.get(key, Schedule.model_fields[key].default)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            whole = {"iterations": max(1, round(value / 10)), "warmup": round(value / 10)}
-            changed[key] = whole.get(key, value / 10)
+            whole = key in ("iterations", "warmup") and math.isfinite(value)
+            changed[key] = max(int(key == "iterations"), round(value / 10)) if whole else value / 10
     return changed
 
 
 def _is_inherited(item: str, tree: Mapping[str, Any]) -> bool:
-    """Whether ``item`` is a schedule key that was copied from ``train.base``, which is blamed already."""
-    section, _, key = item.removeprefix("key ").rpartition(".")
-    if section not in ("train.increment", "train.finetune", "train.joint"):
+    """Whether ``item`` is a schedule key (or its length) copied from ``train.base``, which is blamed already."""
+    words = item.removeprefix("key ").split(".")
+    if words[0] != "train" or len(words) < 2 or words[1] not in ("increment", "finetune", "joint"):
         return False
-    own = tree["train"].get(section.removeprefix("train.")) or {}
-    return key not in own
+    own = tree["train"].get(words[1]) or {}
+    return isinstance(own, dict) and not set(words[2:] or ("iterations", "epochs")) & own.keys()
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
