@@ -55,11 +55,12 @@ COLUMNS: tuple[_Column, ...] = (
 )
 
 WORDS = """AP50 is average precision at IoU 0.5, AP its mean over IoU .50:.05:.95 (COCO), both in %, over all test
-images and averaged over classes. Old are the classes of earlier steps, new those of the last one. FPP: AP50 of the first
-step's classes after step 1 minus the same after the last step. Forgetting: mean over earlier steps' classes of the best
-AP50 they ever had minus the final one. Avg. incr. AP: mean over steps 2 to the last of AP over all classes seen. RelGap:
-the share of joint training's AP50 that is missing. Exemplars are kept images. Minutes: training and evaluation of all
-steps, the shared first one included. Bold: the best incremental method."""
+images and averaged over classes. Old are the classes of earlier steps, new those of the last one. FPP:
+AP50 of the first step's classes after step 1 minus the same after the last step. Forgetting: mean over
+earlier steps' classes of the best AP50 they ever had minus the final one. Avg. incr. AP: mean over steps
+2 to the last of AP over all classes seen. RelGap: the share of joint training's AP50 that is missing.
+Exemplars are kept images. Minutes: training and evaluation of all steps, the shared first one included.
+Bold: the best incremental method."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def write_report(folder: Path | str) -> Path:
     plots = files.root / "plots"
     figures = []
     for name, draw, caption in (
-        ("ap_over_steps", viz.ap_over_steps, "AP50 over the steps. Old classes at step 1: the base classes, just learned"),
+        ("ap_over_steps", viz.ap_over_steps, "AP50 over the steps; the lines of the old classes start after step 1."),
         ("per_class", viz.per_class, "AP50 of every class after the last step."),
     ):
         light, dark = plots / f"{name}.png", plots / f".{name}.dark.png"
