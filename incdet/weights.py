@@ -25,8 +25,8 @@ def read_weights(source: str | Path, recipe: Recipe) -> tuple[dict[str, Tensor],
     """The tensors of ``source`` and the BatchNorm epsilon they were trained with, where that is known.
 
     Args:
-        source: A local ``.pth`` / ``.pt`` / ``.safetensors`` file, a checkpoint folder, or a torchvision name such as ``IMAGENET1K_V1``,
-            ``ResNet50_Weights.IMAGENET1K_V1`` or, with a builder, ``COCO_V1``; a name may download.
+        source: A local ``.pth`` / ``.pt`` / ``.safetensors`` file, a checkpoint folder, or a torchvision name such as
+            ``IMAGENET1K_V1``, ``ResNet50_Weights.IMAGENET1K_V1`` or, with a builder, ``COCO_V1``; a name may download.
         recipe: Says which names are known.
 
     Raises:
