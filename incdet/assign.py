@@ -125,7 +125,8 @@ def _match_one(boxes: Tensor, sides: Tensor, high: float, low: float, row: Tenso
         return
     starts, blocks = _blocks(len(boxes), sides, CPU_PAIRS)
     keep = len(boxes) * sides.shape[1] <= KEPT_PAIRS
-    kept, tops = [], []
+    kept: list[Tensor | None] = []
+    tops: list[Tensor] = []
     for start, block in zip(starts, blocks, strict=True):
         iou = _overlap(boxes, block)[1]
         kept.append(iou if keep else None)
@@ -155,15 +156,15 @@ def _match_padded(
     padded = sides.new_zeros((len(boxes), most, 4))
     real = torch.zeros((len(boxes), most), dtype=torch.bool, device=sides.device)
     crowd = torch.zeros_like(real)
-    for index, (group, flags) in enumerate(zip(boxes, ignored, strict=True)):
-        padded[index, : len(group)] = group
-        real[index, : len(group)] = True
+    for number, (group, flags) in enumerate(zip(boxes, ignored, strict=True)):
+        padded[number, : len(group)] = group
+        real[number, : len(group)] = True
         if flags is not None:
-            crowd[index, : len(group)] = flags.bool()
+            crowd[number, : len(group)] = flags.bool()
     real &= ~crowd
     together = max(1, GPU_PAIRS // (most * sides.shape[1]))
-    for start in range(0, len(boxes), together):
-        part = slice(start, start + together)
+    for first in range(0, len(boxes), together):
+        part = slice(first, first + together)
         iou = _overlap(padded[part], sides)[1].masked_fill_(~real[part, :, None], -1.0)
         value, index = iou.max(dim=1)
         best = iou.amax(dim=2, keepdim=True).masked_fill_(~real[part, :, None], 2.0)  # no IoU is 2: claims nothing
@@ -192,7 +193,7 @@ def _overlap(boxes: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
 def _blocks(boxes: int, sides: Tensor, pairs: int) -> tuple[range, tuple[Tensor, ...]]:
     """Views of ``sides`` (4, A) along the anchors, each of about ``pairs`` pairs with ``boxes``, and their starts."""
     size = max(1, pairs // max(1, boxes))
-    return range(0, sides.shape[1], size), sides.split(size, dim=1)
+    return range(0, sides.shape[1], size), torch.split(sides, size, dim=1)
 
 
 def _ignore(row: Tensor, boxes: Tensor, sides: Tensor, low: float, pairs: int) -> None:

@@ -128,19 +128,21 @@ class _Focal(torch.autograd.Function):
         alpha: float,
         gamma: float,
     ) -> Tensor:
-        loss, gradient = _focal(logits, rows, coverage, flat, weight, void, alpha, gamma, ctx.needs_input_grad[0])
+        loss, gradient = _focal(
+            logits, rows, coverage, flat, weight, void, alpha, gamma, wants_gradient=ctx.needs_input_grad[0]
+        )
         ctx.save_for_backward(logits, rows, coverage, flat, weight, void)
         ctx.powers = (alpha, gamma)
         ctx.gradient = gradient
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None
-        logits, *rest = ctx.saved_tensors
+        logits, rows, coverage, flat, weight, void = ctx.saved_tensors
         if gradient is None:
-            gradient = _focal(logits, *rest, *ctx.powers, True)[1]
+            gradient = _focal(logits, rows, coverage, flat, weight, void, *ctx.powers, wants_gradient=True)[1]
         return (gradient.mul_(upstream).to(logits.dtype), *[None] * 7)
 
 
@@ -153,6 +155,7 @@ def _focal(
     void: Tensor | None,
     alpha: float,
     gamma: float,
+    *,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The weighted focal sum (float32 scalar) and, if wanted, its gradient (B, A, K).
