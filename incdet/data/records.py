@@ -5,8 +5,9 @@ Shape letters: M boxes of an image.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,10 @@ class LabelledSet:
 def merge(parts: Sequence[LabelledSet]) -> LabelledSet:
     """The union of sets that speak of the same classes, records one part after another.
 
+    Where two pictures share an id, all images are numbered anew from 1.
+
     Raises:
-        InputError: The parts differ in their classes, or two images share an id.
+        InputError: The parts differ in their classes, or a picture stands in two of them.
     """
     first = parts[0]
     records = tuple(record for part in parts for record in part.records)
@@ -149,12 +152,11 @@ def merge(parts: Sequence[LabelledSet]) -> LabelledSet:
             odd = sorted(set(part.names) ^ set(first.names)) or sorted(part.names)
             findings.append(Finding("data set", "classes", f"the parts differ in their classes: {', '.join(odd[:10])}",
                                     "read every part with the same class list"))
-    seen: dict[int, Path] = {}
-    for record in records:
-        if record.image_id in seen:
-            findings.append(Finding(str(record.image), f"image {record.image_id}",
-                                    f"shares its id with {seen[record.image_id]}", "list every image once"))
-        seen[record.image_id] = record.image
+    pictures = Counter(record.image for record in records)
+    findings += [Finding(str(image), "picture", f"stands in the data {count} times", "list it in one split only")
+                 for image, count in pictures.items() if count > 1]
     if findings:
         raise InputError(findings)
+    if len({record.image_id for record in records}) < len(records):
+        records = tuple(replace(record, image_id=number) for number, record in enumerate(records, start=1))
     return LabelledSet(records, first.names, first.source_ids, tuple(w for part in parts for w in part.warnings))
