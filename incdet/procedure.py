@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -211,9 +211,16 @@ def balanced_finetune(
 
 def update_memory(model: IncrementalRetinaNet, view: StepView, memory: Memory, config: Config) -> Memory:
     """The memory with the step's classes added and the old ones cut to their new quotas."""
+    return choose_exemplars(model, view.records, view.names, memory, config)
+
+
+def choose_exemplars(
+    model: IncrementalRetinaNet, records: Sequence[Record], names: Sequence[str], memory: Memory, config: Config
+) -> Memory:
+    """The memory with exemplars of ``names`` chosen from ``records`` by the configured selection."""
     selection = config.memory.selection
-    features = object_features(model, view.records, view.names) if selection == "herding" else None
-    return memory.update(view.records, view.names, selection=selection, features=features, seed=config.seed)
+    features = object_features(model, records, names) if selection == "herding" else None
+    return memory.update(records, names, selection=selection, features=features, seed=config.seed)
 
 
 def fit_teacher(teacher: Teacher, view: StepView, memory: Memory, config: Config) -> Thresholds:
@@ -225,7 +232,7 @@ def fit_teacher(teacher: Teacher, view: StepView, memory: Memory, config: Config
     scores = [
         _concatenate([item.scores[item.labels == column] for item in found]) for column in range(len(names))
     ]
-    exemplars = list({record.image_id: record for record in memory}.values())
+    exemplars = [replace(record, image_id=number) for number, record in enumerate(memory)]
     guesses = detect(teacher.model, exemplars, batch_size=batch_size)
     matches = [match(exemplars, guesses, names, name) if exemplars else None for name in names]
     return fit_thresholds(scores, matches).to(next(teacher.model.parameters()).device)

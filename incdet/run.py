@@ -14,7 +14,15 @@ import torch
 from incdet import checkpoint
 from incdet.config import Config
 from incdet.console import Display
-from incdet.data.protocols import Protocol, class_order, joint_view, parse_steps, step_view
+from incdet.data.protocols import (
+    Protocol,
+    check_protocol,
+    class_order,
+    joint_view,
+    parse_steps,
+    step_view,
+    subset,
+)
 from incdet.data.records import Record
 from incdet.engine import Engine
 from incdet.errors import Finding, InputError
@@ -29,7 +37,7 @@ from incdet.report import write_report
 from incdet.results import Results, compare, table, write_json
 from incdet.runfolder import RunFolder, claim, drop_states
 from incdet.samples import pick_samples, save_samples
-from incdet.sources import Source, limited, open_source
+from incdet.sources import Source, open_source
 from incdet.vocab import Vocabulary
 
 PLAIN = Method("base", "step 1: everything the step's images show")
@@ -49,7 +57,7 @@ class Run:
 
     def vocabulary(self, steps: int) -> Vocabulary:
         """The class vocabulary of the first ``steps`` steps."""
-        return Vocabulary(self.protocol.steps[:steps], self.source.source_ids)
+        return self.protocol.vocabulary(steps, self.source.source_ids)
 
     def measure(self, model: IncrementalRetinaNet, results: Results, step: int, folder: Path, **known: Any) -> None:
         """Scores ``model`` on the whole test set, and saves checkpoint, samples and results of ``step``."""
@@ -118,34 +126,41 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
 
 
 def prepare_data(config: Config) -> tuple[Source, Protocol]:
-    """The records a run uses and the protocol over their classes."""
+    """The records a run uses and the protocol over their classes.
+
+    Raises:
+        InputError: The data cannot be read, or lacks a class of the protocol.
+    """
     source = open_source(config)
     rule = config.protocol
-    explicit = None if isinstance(rule.steps, str) else rule.steps
-    order = class_order(rule.order, source.names, source.source_ids)
-    steps = parse_steps(explicit if explicit is not None else rule.steps, order)
+    steps = parse_steps(rule.steps, class_order(rule.order, source.names, source.source_ids))
     name = rule.steps if isinstance(rule.steps, str) else "+".join(str(len(step)) for step in steps)
-    protocol = Protocol(name=name, order=rule.order, steps=steps, images=rule.images)
-    names = [name for step in steps for name in step]
-    limit = config.data.limit
-    train_records = limited(source.train, names, limit.train, config.data.draw_seed)
-    test_records = limited(source.test, names, limit.test, config.data.draw_seed)
-    return source._replace(train=train_records, test=test_records), protocol
+    protocol = Protocol(name, rule.order, steps, rule.images)
+    findings = check_protocol(protocol, source.train, source.names)
+    if any(finding.severity == "error" for finding in findings):
+        raise InputError([finding for finding in findings if finding.severity == "error"])
+    limit, seed = config.data.limit, config.data.draw_seed
+    source = source._replace(
+        train=list(subset(source.train, protocol.names, limit.train, seed)),
+        test=list(subset(source.test, protocol.names, limit.test, seed)),
+        warnings=(*source.warnings, *findings),
+    )
+    return source, protocol
 
 
 def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Display) -> None:
     """Prints and stores what every step will see."""
+    for warning in source.warnings:
+        display.say(f"warning: {warning}")
+    display.say(
+        f"protocol {protocol.name}, order {protocol.order}, images {protocol.images}, hash {protocol.hash}; "
+        f"{len(source.train)} training images, {len(source.test)} test images"
+    )
     views = [step_view(source.train, protocol, step) for step in range(1, len(protocol.steps) + 1)]
-    display.say(f"protocol {protocol.name}, order {protocol.order}, images {protocol.images}, hash {protocol.hash}")
-    display.say(f"{len(source.train)} training images, {len(source.test)} test images")
-    rows = []
     for view in views:
-        rows.append(view.summary())
-        display.say(
-            f"  step {view.step}: {', '.join(view.names)}: {view.images} images, {view.boxes_visible} boxes visible, "
-            f"{view.boxes_hidden} hidden, {view.shared_images} images shared with earlier steps, hash {view.hash}"
-        )
-    write_json(folder.root / "protocol.json", {"schema": 1, **protocol.to_json(), "views": rows})
+        display.say(view.describe())
+    value = {"schema": 1, **protocol.to_json(), "views": [view.to_json() for view in views]}
+    write_json(folder.root / "protocol.json", value)
 
 
 def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:
@@ -209,18 +224,18 @@ def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Mem
 
 
 def learn_steps(
-    work: Run, method: Method, model: IncrementalRetinaNet, first: Results, memory: Memory
+    work: Run, method: Method, model: IncrementalRetinaNet, first: Results, memory: Memory, start: int = 2
 ) -> Results:
-    """Steps 2 to T with ``method`` from the shared step 1; finished steps of an earlier part are not repeated."""
+    """Steps ``start`` to T with ``method`` from the detector before; finished steps are not repeated on resuming."""
     folder = work.folder.method(method.name)
     results = work.results(method.name)
     if (folder / "results.json").is_file():
         results = Results.load(folder / "results.json")
     if not method.replay:
         memory = Memory.empty(memory.budget)
-    one = first.steps[1]
-    results.add_step(1, one.scores, one.train_images, _size(memory), one.seconds)
-    for step in range(2, len(work.protocol.steps) + 1):
+    one = first.steps[start - 1]
+    results.add_step(start - 1, one.scores, one.train_images, _size(memory), one.seconds)
+    for step in range(start, len(work.protocol.steps) + 1):
         place, manifest = RunFolder.step(folder, step), folder / "memory" / f"step_{step}.json"
         if step in results.steps:
             model = checkpoint.load(place).model

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from incdet.config import Config
-from incdet.data.formats import AnnotationSet, read_coco, read_voc
-from incdet.data.records import Record
+from incdet.data.formats import read_coco, read_voc
+from incdet.data.records import LabelledSet, Record, merge
 from incdet.data.shapes import write_shapes
+from incdet.errors import Finding
 
 
 class Source(NamedTuple):
@@ -21,6 +19,7 @@ class Source(NamedTuple):
     test: list[Record]
     names: tuple[str, ...]
     source_ids: dict[str, int]
+    warnings: tuple[Finding, ...] = ()
 
 
 def open_source(config: Config) -> Source:
@@ -36,28 +35,20 @@ def open_source(config: Config) -> Source:
         )
     train, test = _read(config, "train"), _read(config, "test")
     source_ids = {**test.source_ids, **train.source_ids}
-    return Source(list(train.records), list(test.records), tuple(train.names), source_ids)
+    return Source(
+        list(train.records), list(test.records), tuple(train.names), source_ids, (*train.warnings, *test.warnings)
+    )
 
 
-def limited(records: Sequence[Record], names: Sequence[str], count: int | None, seed: int) -> list[Record]:
-    """A seeded subset of at most ``count`` records among those that hold a class of ``names``; all for None."""
-    if count is None:
-        return list(records)
-    wanted = set(names)
-    holding = [record for record in records if wanted & set(record.names)]
-    chosen = np.random.default_rng(seed).permutation(len(holding))[:count]
-    return [holding[place] for place in sorted(chosen)]
-
-
-def _read(config: Config, split: str) -> AnnotationSet:
+def _read(config: Config, split: str) -> LabelledSet:
     data, root = config.data, Path(config.data.root)
     keep_empty = data.keep_empty or split == "test"
     if data.format == "voc":
         splits = data.train_splits if split == "train" else data.test_splits
         parts = [read_voc(root, *_year_and_split(name), keep_empty=keep_empty) for name in splits]
-        return parts[0].merged(parts[1:])
+        return merge(parts)
     if data.format == "shapes":
-        return read_coco(root / f"{split}.json", root / split, keep_empty=keep_empty)
+        return read_coco(root / f"{split}.json", root / "images", keep_empty=keep_empty)
     files = data.train if split == "train" else data.test
     assert files is not None, "the configuration refuses COCO data without both splits"
     return read_coco(root / files.annotations, root / files.images, keep_empty=keep_empty)
