@@ -206,18 +206,18 @@ def _check_annotations(file: Path, content: dict[str, Any]) -> list[Finding]:
     known = ", ".join(f"{number} {name}" for number, name in list(categories.items())[:8])
     findings: list[Finding] = []
     boxes: list[tuple[str, Corners, int, int]] = []
-    ids: Counter[Any] = Counter()
+    ids: Counter[str] = Counter()
     for position, entry in enumerate(content["annotations"]):
         number = entry.get("id")
         item = f"annotation {number}" if number is not None else f"annotation at position {position}"
-        ids[number] += number is not None
-        if ids[number] == 2:
+        ids[str(number)] += number is not None
+        if ids[str(number)] == 2:
             findings.append(Finding(str(file), item, "has the id of an earlier annotation",
                                     "give every annotation its own id"))
-        if entry.get("category_id") not in categories:
+        if not _is_id(entry.get("category_id")) or entry["category_id"] not in categories:
             findings.append(Finding(str(file), item, f"has the label {entry.get('category_id')!r} without a category",
                                     f"add the category or correct the label; known: {known}"))
-        image = images.get(entry.get("image_id"))
+        image = images.get(entry["image_id"]) if _is_id(entry.get("image_id")) else None
         if image is None:
             findings.append(Finding(str(file), item, f"belongs to image {entry.get('image_id')!r}, which is not listed",
                                     "list the image or remove the annotation"))
