@@ -1,0 +1,58 @@
+"""Compare incdet with torchvision's own code: time, peak memory and equality, turn by turn in one process.
+
+    python tools/benchmark.py                            every suite
+    python tools/benchmark.py losses --json losses.jsonl
+
+``ratio`` is theirs / ours; the A/A figure beside it is what the machine makes of theirs against itself. Peak memory
+is the most that torch's allocator held during a call (on a CPU from a profiler trace of all allocations). With
+``--json FILE`` every case becomes one line of JSON with the keys suite, case, ours, theirs (seconds), ratio, aa,
+equal, peak_ratio, device, torch, commit. The exit code is 1 if a result was not equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from incdet.benchmarks import suite, suite_names
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the suites that ``words`` name."""
+    names = suite_names()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"one or more of: {', '.join(names)}; default: all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one line of JSON per case; replaces FILE")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="small inputs, few rounds: shows that it works, not more")
+    options = parser.parse_args(words)
+    unknown = sorted(set(options.suites) - set(names))
+    if unknown:
+        parser.error(f"unknown suite {', '.join(unknown)}; known: {', '.join(names)}")
+
+    import torch  # --help answers without it
+
+    from incdet.benchmarks.harness import Options
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+    if options.json and options.json.is_dir():
+        parser.error(f"--json {options.json}: is a folder")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text("", encoding="utf-8")
+    equal = True
+    for name in options.suites or names:
+        for row in suite(name)(Options(device=options.device, quick=options.quick)):
+            print(row.to_text(), flush=True)
+            equal &= row.equal
+            if options.json:
+                with options.json.open("a", encoding="utf-8") as file:
+                    file.write(row.to_json() + "\n")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
