@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from incdet.checkpoint import load, save
     from incdet.config import Config, load_config
     from incdet.convert import from_torchvision, to_torchvision
+    from incdet.custom import evaluate_checkpoint, finetune_custom
     from incdet.errors import Finding, InputError
     from incdet.model import IncrementalRetinaNet, Recipe
     from incdet.report import write_report
-    from incdet.run import evaluate_checkpoint, finetune_custom
     from incdet.run import run as train
     from incdet.vocab import Vocabulary
 
@@ -47,8 +47,8 @@ _HOME = {
     "InputError": "incdet.errors:InputError",
     "Recipe": "incdet.model:Recipe",
     "Vocabulary": "incdet.vocab:Vocabulary",
-    "evaluate_checkpoint": "incdet.run:evaluate_checkpoint",
-    "finetune_custom": "incdet.run:finetune_custom",
+    "evaluate_checkpoint": "incdet.custom:evaluate_checkpoint",
+    "finetune_custom": "incdet.custom:finetune_custom",
     "from_torchvision": "incdet.convert:from_torchvision",
     "load": "incdet.checkpoint:load",
     "load_config": "incdet.config:load_config",

@@ -82,6 +82,13 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="FILE", help="COCO JSON, or a folder of VOC XML files beside images"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images a COCO file names")
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -110,15 +117,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FOLDER", help="folder of one step")
-    parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="annotations, COCO JSON")
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images")
+    _add_data(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the scores there as JSON")
     parser.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="images in a forward pass [8]")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from incdet.run import evaluate_checkpoint
+    from incdet.custom import evaluate_checkpoint
 
     scores = evaluate_checkpoint(
         arguments.checkpoint, arguments.data, arguments.images,
@@ -143,44 +149,57 @@ def _score_table(scores: Mapping[str, Any]) -> str:
 
 def _add_extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FOLDER", help="what knows the old classes")
-    parser.add_argument(
-        "--data", required=True, type=Path, metavar="PATH", help="COCO JSON, or a folder of VOC XML files beside images"
-    )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images [beside the annotations]")
+    _add_data(parser)
     parser.add_argument("--classes", type=_names, metavar="NAME[,NAME]", help="classes to add [all in the data]")
     parser.add_argument("--method", default="incdet", metavar="NAME", help="how to learn them [incdet]")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="run folder; must not hold a run")
-    parser.add_argument("--old-data", type=Path, metavar="PATH", help="COCO JSON to take exemplars of old classes from")
-    parser.add_argument("--old-images", type=Path, metavar="DIR", help="folder of its images")
+    parser.add_argument("--old-data", type=Path, metavar="PATH", help="annotations to choose old exemplars from")
+    parser.add_argument("--old-images", type=Path, metavar="DIR", help="folder of their images")
+    parser.add_argument("--test-data", type=Path, metavar="PATH", help="annotations to measure on, before and after")
+    parser.add_argument("--test-images", type=Path, metavar="DIR", help="folder of their images")
     _add_overrides(parser)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
-    from incdet.run import finetune_custom
+    from incdet.custom import finetune_custom
 
     folder = finetune_custom(
         arguments.checkpoint, arguments.data, arguments.images,
         classes=arguments.classes, method=arguments.method, output=arguments.output, overrides=arguments.overrides,
         old_data=arguments.old_data, old_images=arguments.old_images,
+        test_data=arguments.test_data, test_images=arguments.test_images,
     )  # fmt: skip
     print(f"written: {folder}")
     return 0
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="annotations, COCO JSON")
-    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="folder of the images")
+    _add_data(parser)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from incdet.data.checks import check_coco
-
-    findings: list[Finding] = check_coco(arguments.data, arguments.images)
+    findings = _findings_of(arguments.data, arguments.images)
     for finding in findings:
         print(f"{finding.severity}: {finding}")
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{arguments.data}: {errors} error(s), {len(findings) - errors} warning(s)")
     return 2 if errors else 0
+
+
+def _findings_of(data: Path, images: Path | None) -> Sequence[Finding]:
+    """What is wrong with a COCO file or a folder of XML files."""
+    if not data.is_dir():
+        from incdet.data.checks import check_coco
+
+        if images is None:
+            raise InputError(Finding(str(data), "images", "the folder of the images is not given", "add --images DIR"))
+        return check_coco(data, images)
+    from incdet.data.formats import read_voc
+
+    try:
+        return read_voc(data).warnings
+    except InputError as error:
+        return error.findings
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

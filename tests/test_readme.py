@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incdet.cli import build_parser
+from incdet.config import load_config
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+VERB_OF_TOOL = {"train_incremental": "train", "evaluate": "evaluate", "finetune_custom": "extend"}
+# Everything as in the demo, only smaller.
+TINY = [
+    "data.train_images=24", "data.test_images=8", "train.base.iterations=2", "train.increment.iterations=2",
+    "train.finetune.iterations=1", "train.joint.iterations=2", "memory.total=12", "evaluation.samples=2",
+    "engine.device=cpu", "train.base.warmup=1", "train.increment.warmup=1", "train.joint.warmup=1",
+]  # fmt: skip
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The words of every command of the README, those joined by ``&&`` apart."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+
+
+def as_incdet(words: list[str]) -> list[str] | None:
+    """The arguments of ``incdet`` that a command of the README stands for; None for a command that is not ours."""
+    if words[0] == "incdet":
+        return words[1:]
+    if words[0] == "python" and words[1].startswith("tools/"):
+        assert (Path(__file__).parents[1] / words[1]).is_file()
+        return [VERB_OF_TOOL[Path(words[1]).stem], *words[2:]]
+    return None
+
+
+OURS = [words for words in map(as_incdet, commands()) if words is not None]
+
+
+def test_the_readme_shows_every_command() -> None:
+    assert {words[0] for words in OURS} >= {"train", "evaluate", "extend", "check", "report", "methods"}
+    assert {words[0] for words in commands()} <= {"python", "pip", "pytest", "incdet", "."}
+
+
+@pytest.mark.parametrize("words", OURS, ids=" ".join)
+def test_every_command_of_the_readme_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    arguments, rest = build_parser().parse_known_args(words)
+    assert all("=" in word for word in rest)
+    if arguments.verb == "train":
+        load_config(arguments.config, [*arguments.overrides, *rest])
+
+
+def test_the_marked_block_is_the_test_command_and_ci_runs_it(repository: Path) -> None:
+    marked = re.findall(r"^<!-- test command -->\n```bash\n(.*?)\n```", TEXT, re.MULTILINE | re.DOTALL)
+    assert marked == ["pip install -e '.[test]' && pytest"]
+    script = repository / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    extraction = script.read_text("utf-8").split("command=$(", 1)[1].split("README.md)", 1)[0]
+    found = subprocess.run(["bash", "-c", f"{extraction} README.md"], cwd=repository, capture_output=True, text=True)
+    assert found.stdout.strip() == marked[0]
+
+
+def test_links_lead_somewhere(repository: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
+    assert links and all((repository / link).exists() for link in links)
+
+
+def test_the_table_of_methods_is_complete() -> None:
+    from incdet.methods import METHODS
+
+    section = TEXT.split("## Methods", 1)[1].split("\n## ", 1)[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == set(METHODS)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the README's demo command, made tiny, has run."""
+    repository = Path(__file__).parents[1]
+    (words,) = [words for words in commands() if words[:2] == ["python", "tools/train_incremental.py"]
+                and words[3] == "configs/shapes/demo.yaml"][:1]  # fmt: skip
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "tools").symlink_to(repository / "tools")
+    (folder / "configs").symlink_to(repository / "configs")
+    run(folder, [sys.executable, *words[1:], *TINY])
+    return folder
+
+
+def run(folder: Path, command: list[str]) -> str:
+    """What ``command`` prints; the test fails with all of it if the command does."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_demo_writes_what_the_readme_says(demo: Path) -> None:
+    output = demo / "runs/demo"
+    config = load_config(output / "config.yaml")
+    assert config.data.train_images == 24
+    assert {"finetune", "eeil", "incdet", "joint"} <= set(config.methods)
+    for method in config.methods:
+        result = json.loads((output / method / "results.json").read_text("utf-8"))
+        assert result["schema"] == 1
+        assert result["method"] == method
+        assert all(f"`{key}`" in TEXT for key in result if key != "schema")
+        steps = [1, 2, 3] if method != "joint" else [3]
+        assert [entry["step"] for entry in result["steps"]] == steps
+    assert (output / "base/step_1/model.safetensors").is_file()
+    assert (output / "incdet/step_3/checkpoint.json").is_file()
+    assert json.loads((output / "comparison.json").read_text("utf-8"))
+    assert list((output / "plots").glob("*.png"))
+    page = (output / "report.html").read_text("utf-8")
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)", page), "the report needs no other file"
+
+
+def test_the_python_example_runs_on_the_demo(demo: Path) -> None:
+    import cv2
+    import numpy as np
+
+    cv2.imwrite(str(demo / "photo.png"), np.full((70, 90, 3), 99, np.uint8))
+    example, conversion = blocks("python")
+    run(demo, [sys.executable, "-c", example + "\nassert len(names) == len(found['scores'])"])
+    small = conversion.replace("weights=weights", "weights=None, weights_backbone=None, num_classes=91")  # no download
+    assert small != conversion
+    run(demo, [sys.executable, "-c", small + "\nassert len(detector.vocab) == 82"])
+
+
+def test_own_classes_are_added_as_the_readme_says(demo: Path, make_coco: Callable[..., Any]) -> None:
+    data = make_coco(("tram", "scooter"))
+    for split in ("train", "test"):
+        (demo / "mine").mkdir(exist_ok=True)
+        (demo / f"mine/{split}.json").write_text(data.annotations.read_text("utf-8"), encoding="utf-8")
+    (demo / "mine/images").symlink_to(data.images)
+    chapter = TEXT.split("## Add your own classes", 1)[1].split("```bash\n", 1)[1].split("```", 1)[0]
+    for line in chapter.splitlines():
+        words = as_incdet(shlex.split(line))
+        assert words is not None
+        tiny = ["train.increment.iterations=2", "train.finetune.iterations=1", "engine.device=cpu"]
+        out = run(demo, [sys.executable, "-m", "incdet", *words, *(tiny if words[0] == "extend" else [])])
+    assert {"tram", "scooter", "all"} <= {line.split()[0] for line in out.splitlines() if line.strip()}
+    entry = json.loads((demo / "runs/mine/step_4/checkpoint.json").read_text("utf-8"))
+    assert entry["vocabulary"]["steps"][3] == ["tram", "scooter"]
+    assert len(entry["vocabulary"]["steps"]) == 4
