@@ -181,10 +181,12 @@ def _match(
     scores, hits, counts, image = [], [], [], []
     positives = np.zeros(len(records), np.int64)
     for place, (record, item) in enumerate(zip(records, found, strict=True)):
+        chosen = np.flatnonzero(item.labels == column)
+        if not len(chosen) and name not in record.names:
+            continue
         mine = np.array([other == name for other in record.names], dtype=bool)
         ignored = np.asarray(record.ignore, dtype=bool)[mine]
         positives[place] = (~ignored).sum()
-        chosen = np.flatnonzero(item.labels == column)
         chosen = chosen[np.argsort(-item.scores[chosen], kind="stable")]
         right, valid = _greedy(item.boxes[chosen], np.asarray(record.boxes)[mine], ignored, iou)
         scores.append(item.scores[chosen].astype(np.float64))
