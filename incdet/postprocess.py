@@ -47,21 +47,11 @@ def select_detections(
     Returns:
         Per image ``boxes`` (N, 4) float32, ``scores`` (N,) float32, ``labels`` (N,) int64 logit columns.
     """
-    images, _, classes = logits.shape
-    image, anchor, label, score = _candidates(logits.float(), score_thresh)
-    ends = torch.tensor(level_sizes, device=logits.device).cumsum(0)
-    level = torch.bucketize(anchor, ends, right=True)
-    counts = torch.bincount(image * len(level_sizes) + level, minlength=images * len(level_sizes)).tolist()
-    chosen, start = [], 0
-    for count in counts:
-        # topk also where nothing is cut off: ties must leave it in torchvision's order.
-        chosen.append(score[start : start + count].topk(min(count, topk)).indices + start)
-        start += count
-    order = torch.cat(chosen)
-    anchor, label, score = anchor[order], label[order], score[order]
-    boxes = _CODER.decode_single(deltas[image[order], anchor].float(), anchors[anchor])
-    kept = [min(count, topk) for count in counts]
-    per_image = [sum(kept[row : row + len(level_sizes)]) for row in range(0, len(kept), len(level_sizes))]
+    _, total, classes = logits.shape
+    index, score, per_image = _strongest(logits.float(), level_sizes, score_thresh, topk)
+    row = index.div(classes, rounding_mode="floor")
+    anchor, label = row % total, index % classes
+    boxes = _CODER.decode_single(deltas.reshape(-1, 4)[row].float(), anchors[anchor])
     detections = []
     parts = zip(*(torch.split(values, per_image) for values in (boxes, score, label)), image_sizes, strict=True)
     for image_boxes, image_scores, image_labels, size in parts:
@@ -71,21 +61,41 @@ def select_detections(
     return detections
 
 
-def _candidates(logits: Tensor, score_thresh: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image, anchor, class and score of every entry above the threshold, in row-major order, each (P,)."""
-    _, anchors, classes = logits.shape
+def _strongest(
+    logits: Tensor, level_sizes: Sequence[int], score_thresh: float, topk: int
+) -> tuple[Tensor, Tensor, list[int]]:
+    """The best ``topk`` entries of every image and level that score above the threshold.
+
+    Returns:
+        Flat indices into ``logits`` (P,), scores (P,), and how many belong to each image. An image's levels stand one
+        after another, each sorted by score.
+    """
+    images, total, classes = logits.shape
     flat = logits.reshape(-1)
     index = (flat > _logit_floor(score_thresh)).nonzero().squeeze(1)
     score = torch.sigmoid(flat[index])
-    # The floor lets a few too many through; the threshold itself is applied to the score, as torchvision does.
+    # The floor may let a few too many through; the threshold itself applies to the score, and before topk, because
+    # what stands beside equal scores decides their order.
     passed = score > score_thresh
-    index, score = index[passed], score[passed]
-    row = index.div(classes, rounding_mode="floor")
-    return row.div(anchors, rounding_mode="floor"), row % anchors, index % classes, score
+    if not bool(passed.all()):
+        index, score = index[passed], score[passed]
+    level_ends = torch.tensor(level_sizes).cumsum(0) * classes
+    ends = (torch.arange(images)[:, None] * (total * classes) + level_ends).flatten().to(index.device)
+    # Flat indices ascend, so that each image and level is one stretch of them.
+    stops = torch.searchsorted(index, ends).tolist()
+    chosen, start = [], 0
+    for stop in stops:
+        # topk also where nothing is cut off: ties must leave it in torchvision's order.
+        chosen.append(score[start:stop].topk(min(stop - start, topk)).indices + start)
+        start = stop
+    order = torch.cat(chosen)
+    index, score = index[order], score[order]
+    per_image = torch.bincount(index.div(total * classes, rounding_mode="floor"), minlength=images).tolist()
+    return index, score, per_image
 
 
 def _logit_floor(score: float) -> float:
-    """A logit that is certainly not above that of ``score``, whatever the rounding of the sigmoid."""
+    """A logit just below that of ``score``, by more than float32 can err in either of them."""
     if score <= 0.0:
         return -math.inf
-    return math.log(score) - math.log1p(-score) - 1e-3 if score < 1.0 else 15.0
+    return math.log(score) - math.log1p(-score) - 1e-5 - 1e-6 / (1.0 - score) if score < 1.0 else 15.0
