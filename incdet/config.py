@@ -138,7 +138,13 @@ def _complete_root(whole: dict[str, Any], source: str) -> None:
     if not isinstance(data, dict) or data.get("root") is not None:
         return
     if data.get("format", "shapes") == "shapes":
-        data["root"] = f"{whole.get('output') or Config.model_fields['output'].default}/data"
+        output = whole.get("output") or Config.model_fields["output"].default
+        train, test, size, seed = (
+            data.get(key, Data.model_fields[key].default)
+            for key in ("train_images", "test_images", "image_size", "draw_seed")
+        )
+        # Named by what is drawn: a run that is refused later must not have drawn over the images of another.
+        data["root"] = f"{output}/data/{size}px_{train}+{test}_seed{seed}"
     elif os.environ.get("INCDET_DATA"):
         data["root"] = os.environ["INCDET_DATA"]
     else:

@@ -58,7 +58,7 @@ class Data(_Section):
     format: Literal["shapes", "coco", "voc"] = "shapes"
     """`shapes` is drawn on the spot, `coco` is a JSON file and an image folder, `voc` a devkit of XML files."""
     root: Path = Path("runs/data")
-    """Folder of the data. Left out: OUTPUT/data for shapes, else the environment variable INCDET_DATA."""
+    """Folder of the data. Left out: a folder under OUTPUT/data for shapes, else INCDET_DATA of the environment."""
     train: Split | None = None
     """Training split (coco)."""
     test: Split | None = None

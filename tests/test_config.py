@@ -32,7 +32,7 @@ def test_an_empty_file_is_the_defaults(write: Path, monkeypatch: pytest.MonkeyPa
     assert config == load_config()
     assert config.train.increment == config.train.base
     assert config.train.finetune == Config().train.finetune
-    assert config.data.root == config.output / "data"
+    assert config.data.root == config.output / "data/96px_600+200_seed0"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
