@@ -39,7 +39,7 @@ def _no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INCDET_DATA", raising=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
