@@ -30,6 +30,8 @@ def test_the_matrix_holds_the_means_of_every_steps_classes() -> None:
     assert table[0] == [0.8, None, None]
     assert table[1] == [0.9, 0.6, None]
     assert table[2] == pytest.approx([0.5, 0.3, 0.3])
+    early = {1: {**SCORES[1], "bird": ClassScore(0.0, 0.0)}}
+    assert metrics.matrix(early, STEPS)[0] == [0.8, None, None]  # a class that is not yet taught is unknown, not 0
     half = metrics.matrix(SCORES, STEPS, "AP")
     assert half[2] == pytest.approx([0.25, 0.15, 0.15])
 
