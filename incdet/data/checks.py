@@ -113,7 +113,7 @@ def check_coco(annotations: Path, images: Path, content: Any = None) -> list[Fin
     if shape:
         return findings + shape
     findings += _check_categories(annotations, content["categories"])
-    findings += _check_images(annotations, images if images.is_dir() else None, content["images"])
+    findings += _check_images(annotations, images if images.is_dir() else None, content)
     return findings + _check_annotations(annotations, content)
 
 
@@ -170,12 +170,13 @@ def _check_categories(file: Path, categories: list[dict[str, Any]]) -> list[Find
     return findings
 
 
-def _check_images(file: Path, folder: Path | None, images: list[dict[str, Any]]) -> list[Finding]:
+def _check_images(file: Path, folder: Path | None, content: dict[str, Any]) -> list[Finding]:
     findings = []
+    categories = [entry.get("id") for entry in content["categories"]]
     ids: Counter[Any] = Counter()
     files: dict[str, Any] = {}
     listing = Listing(folder) if folder is not None else None
-    for position, entry in enumerate(images):
+    for position, entry in enumerate(content["images"]):
         number, name = entry.get("id"), entry.get("file_name")
         item = f"image {number if number is not None else f'at position {position}'}"
         if not _is_id(number):
@@ -188,6 +189,10 @@ def _check_images(file: Path, folder: Path | None, images: list[dict[str, Any]])
         if not (_is_size(width) and _is_size(height)):
             findings.append(Finding(str(file), item, f"has the size {width!r} x {height!r}",
                                     "write width and height in pixels"))
+        covered = entry.get("covered_category_ids", [])
+        if not isinstance(covered, list) or any(category not in categories for category in covered):
+            findings.append(Finding(str(file), item, f"has covered_category_ids {covered!r}",
+                                    "list ids of categories of this file"))
         if not isinstance(name, str) or not name:
             findings.append(Finding(str(file), item, f"has the file_name {name!r}", "name the picture"))
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from incdet.data.checks import TOLERANCE, check_coco, judge_box
@@ -52,6 +52,7 @@ FAULTS: dict[str, tuple[Edit, str, str]] = {
     "image without file": (lambda c: c["images"][1].pop("file_name"), "image 2", "file_name None"),
     "missing picture": (lambda c: c["images"][1].update(file_name="gone.png"), "image 2", "missing picture gone.png"),
     "missing folder": (lambda c: c["images"][1].update(file_name="x/002.png"), "image 2", "missing picture x/002.png"),
+    "coverage": (lambda c: c["images"][1].update(covered_category_ids=[1, 8]), "image 2", r"covered.*\[1, 8\]"),
     "no categories": (lambda c: c.pop("categories"), "key 'categories'", "is missing"),
     "empty images": (lambda c: c.update(images=[]), "key 'images'", "is empty"),
     "annotations no list": (lambda c: c.update(annotations={}), "key 'annotations'", "not a list"),
@@ -163,8 +164,8 @@ def test_a_box_is_inside_after_the_verdict_or_refused_with_a_reason(values: list
 
 
 ANYTHING = st.recursive(st.none() | st.booleans() | st.floats() | st.integers(-1, 3) | st.text(max_size=3),
-                        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
-                        max_leaves=4)
+                        lambda inner: (st.lists(inner, max_size=4)
+                                       | st.dictionaries(st.text(max_size=2), inner, max_size=2)), max_leaves=4)
 
 
 def entries(*keys: str) -> st.SearchStrategy[Any]:
@@ -172,8 +173,10 @@ def entries(*keys: str) -> st.SearchStrategy[Any]:
     return st.lists(entry | ANYTHING, max_size=3) | st.lists(entry, min_size=1, max_size=4)
 
 
+@settings(max_examples=200)
 @given(ANYTHING | st.fixed_dictionaries({
-    "images": entries("id", "file_name", "width", "height"), "categories": entries("id", "name"),
+    "images": entries("id", "file_name", "width", "height", "covered_category_ids"),
+    "categories": entries("id", "name"),
     "annotations": entries("id", "image_id", "category_id", "bbox"), "info": ANYTHING}))
 def test_no_content_makes_the_check_itself_fail(content: Any) -> None:
     findings = check_coco(Path("a.json"), Path("nowhere"), json.loads(json.dumps([content]))[0])

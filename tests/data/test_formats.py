@@ -104,7 +104,8 @@ def test_a_stopped_writing_leaves_the_old_file(tmp_path: Path) -> None:
 def coco(root: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
     (root / "a.png").touch()
     content = {"images": [{"id": 5, "file_name": "a.png", "width": 100, "height": 50, **image}],
-               "annotations": [{"id": i, "image_id": 5, "category_id": 1, **entry} for i, entry in enumerate(annotations)],
+               "annotations": [{"id": number, "image_id": 5, "category_id": 1, **entry}
+                               for number, entry in enumerate(annotations)],
                "categories": [{"id": 9, "name": "dog"}, {"id": 1, "name": "cat"}]}
     path = root / "coco.json"
     path.write_text(json.dumps(content))
