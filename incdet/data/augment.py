@@ -40,6 +40,10 @@ class BoxPipeline:
     photometric: bool = False
     scale: int | tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        # Built before the workers are forked: otherwise each of them would import albumentations for a second.
+        assert self._compose is not None
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers that are not forked get the options and build the transforms, which cannot be pickled, themselves.
         return BoxPipeline, (self.flip, self.crop, self.photometric, self.scale)
