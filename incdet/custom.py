@@ -23,23 +23,23 @@ from incdet.metrics import group_mean
 from incdet.model import IncrementalRetinaNet
 from incdet.results import SCHEMA, Results, write_json
 from incdet.run import Run, announce, conclude, learn_steps
-from incdet.runfolder import CONFIG, claim
+from incdet.runfolder import CONFIG, claim, refuse_other_run
 from incdet.samples import pick_samples
 from incdet.sources import Source
 from incdet.vocab import Vocabulary
 
 
 def read_annotations(path: Path, images: Path | None) -> LabelledSet:
-    """A COCO file with its image folder, or a folder of VOC XML files.
+    """A COCO file with its image folder, or a folder of XML files beside their images (or in a folder ``train``).
 
     Raises:
         InputError: Whatever is wrong with them.
     """
     if path.is_dir():
-        return read_voc(path, None, None, images=images)
-    if images is None and path.suffix == ".json":
+        return read_voc(path, split="train")
+    if images is None:
         raise InputError(Finding(str(path), "images", "the folder of the images is not given", "add --images DIR"))
-    return read_coco(path, images or path.parent)
+    return read_coco(path, images)
 
 
 def evaluate_checkpoint(
@@ -117,10 +117,11 @@ def finetune_custom(
     Raises:
         InputError: Anything that is wrong with the input; nothing has been trained then.
     """
+    config = _config(path, output, method, overrides)
+    refuse_other_run(config, resume=False)
     loaded = checkpoint.load(path)
     own = read_annotations(data, images)
     names = new_classes(loaded.model.vocab, own, classes, data)
-    config = _config(path, output, method, overrides)
     step = len(loaded.model.vocab.steps) + 1
     protocol = Protocol(
         "+".join(str(len(part)) for part in (*loaded.model.vocab.steps, names)), "as taught",
@@ -134,7 +135,7 @@ def finetune_custom(
     if chosen.replay:
         budget.quotas(protocol.names)
     remembered = _stored_memory(path, step - 1)
-    folder = claim(config, resume=False)
+    folder = claim(config)
     with Journal(folder.root, tensorboard=config.engine.tensorboard) as journal, Display() as display:
         announce(protocol, source, folder, display)
         engine = Engine(config.engine, journal, display)

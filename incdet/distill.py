@@ -166,4 +166,5 @@ def box_distillation_loss(
         loss = generalized_box_iou_loss(_CODER.decode_single(own, places), _CODER.decode_single(target, places))
     else:
         loss = (own - target).abs().sum(-1)
-    return loss.sum() / max(1, loss.shape[0]) + student.float().sum() * 0.0
+    mean: Tensor = loss.sum() / max(1, loss.shape[0])
+    return mean + student.float().sum() * 0.0

@@ -28,13 +28,17 @@ Batches = Callable[[int], Iterable[Batch]]
 class Lesson(Protocol):
     """What a phase of training minimises: named scalars whose sum is the loss of the batch."""
 
-    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]: ...
+    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+        """Scalars of one batch."""
+        ...
 
 
 class Progress(Protocol):
     """Something that is told how far a phase is."""
 
-    def __call__(self, phase: str, done: int, total: int, loss: float) -> None: ...
+    def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
+        """``done`` of ``total`` optimiser steps of ``phase``; ``loss`` is a running mean."""
+        ...
 
 
 class Engine:
@@ -63,7 +67,7 @@ class Engine:
     @property
     def device(self) -> torch.device:
         """Where the networks run."""
-        return self.accelerator.device
+        return torch.device(self.accelerator.device)
 
     def fit(
         self,
@@ -184,11 +188,12 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
 def move(batch: Batch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Any]]]:
     """The batch with every tensor on ``device``."""
     images, targets = batch
-    moved = [
-        {key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in target.items()}
-        for target in targets
-    ]
-    return [image.to(device, non_blocking=True) for image in images], moved
+
+    def moved(value: Any) -> Any:
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    boxed = [{key: moved(value) for key, value in target.items()} for target in targets]
+    return [moved(image) for image in images], boxed
 
 
 class _Meter:
@@ -261,6 +266,6 @@ def _refuse(
         torch.save({"images": images, "targets": targets, "rng": torch.get_rng_state(), "iteration": done}, path)
         saved = f"batch and random state are in {path}"
     raise TrainingError(
-        f"loss is not finite at iteration {done + 1}: {values}; {saved}; lower the learning rate, lengthen the warm-up, "
-        "set a clip, or use engine.precision=off"
+        f"loss is not finite at iteration {done + 1}: {values}; {saved}; lower the learning rate, lengthen the "
+        "warm-up, set a clip, or use engine.precision=off"
     )

@@ -66,6 +66,7 @@ class KdResponse:
     uncovered_only: bool = False
 
     def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+        """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
         selected = select(shadow.logits, self.selection)
         channels = ~coverage[:, : shadow.logits.shape[-1]] if self.uncovered_only else None
         return response_loss(scene.dense.logits, shadow.logits, selected, channels, self.temperature)
@@ -81,6 +82,7 @@ class KdSoftmax:
     selection: Selection = Selection("score", 0.05)
 
     def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+        """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
         selected = select(shadow.logits, self.selection)
         return softmax_loss(scene.dense.logits, shadow.logits, selected, scene.heads, self.temperature)
 
@@ -95,6 +97,7 @@ class KdBox:
     nms: float = 0.7
 
     def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+        """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
         image, anchor = select_boxes(
             shadow.logits, shadow.deltas, shadow.anchors, assignment.matched >= 0, score=self.score, nms=self.nms
         )

@@ -1,6 +1,6 @@
-"""The four steps of the procedure, as four plain calls: build the training set, train, balanced fine-tune, update memory.
+"""The four steps of the procedure, as four plain calls.
 
-After Castro et al., ECCV 2018, fig. 2. ``learn_step`` is their sequence; everything else in the package serves it.
+Build the training set, train, balanced fine-tune, update the memory. After Castro et al., ECCV 2018, fig. 2. ``learn_step`` is their sequence; everything else in the package serves it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from incdet.data.protocols import (
 from incdet.data.records import Record
 from incdet.engine import Engine
 from incdet.errors import Finding, InputError
-from incdet.evaluate import detect, score
+from incdet.evaluate import Detections, changes, detect, score
 from incdet.journal import Journal
 from incdet.memory import Budget, Memory
 from incdet.methods import Method, get_method
@@ -35,7 +35,7 @@ from incdet.procedure import MethodLesson, TrainingSet, learn_step, train, updat
 from incdet.recipe import Recipe
 from incdet.report import write_report
 from incdet.results import Results, compare, table, write_json
-from incdet.runfolder import RunFolder, claim, drop_states
+from incdet.runfolder import RunFolder, claim, drop_states, refuse_other_run
 from incdet.samples import pick_samples, save_samples
 from incdet.sources import Source, open_source
 from incdet.vocab import Vocabulary
@@ -54,6 +54,8 @@ class Run:
     engine: Engine
     display: Display
     samples: Sequence[Record]
+    detections: dict[str, dict[int, Detections]] = field(default_factory=dict)
+    """The latest detections of every method, which the next step's changes are measured against."""
 
     def vocabulary(self, steps: int) -> Vocabulary:
         """The class vocabulary of the first ``steps`` steps."""
@@ -72,11 +74,14 @@ class Run:
         )
         scores = score(self.source.test, detections, names)
         seconds = {"train": known.pop("seconds"), "evaluate": time.perf_counter() - start}
-        results.add_step(step, scores, seconds=seconds, **known)
+        before = self.detections.get(results.method) or self.detections.get(PLAIN.name)
+        moved = changes(self.source.test, before, detections, names) if before and step > 1 else None
+        self.detections[results.method] = detections
+        results.add_step(step, scores, seconds=seconds, changes=moved, **known)
         place = RunFolder.step(folder, step)
         save_samples(place, self.samples, detections, names, output=self.folder.root)
         groups = results.groups(step)
-        checkpoint.save(place, model, history=history(results), metrics={f"{group}_AP50": groups[group] for group in groups})
+        checkpoint.save(place, model, history=history(results), metrics=dict(groups))
         results.save(folder / "results.json")
         self.engine.journal.write("step", method=results.method, step=step, **groups, seconds=seconds)
         self.display.say(
@@ -100,12 +105,13 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         TrainingError: A loss was not finite.
     """
     methods = [get_method(name, config.without) for name in config.methods]
+    refuse_other_run(config, resume=resume)
     source, protocol = prepare_data(config)
     budget = Budget(config.memory.total, config.memory.per_class)
     if any(method.replay for method in methods):
         budget.quotas([name for step in protocol.steps for name in step])
     base = load_base(config, protocol)
-    folder = claim(config, resume=resume)
+    folder = claim(config)
     with Journal(folder.root, tensorboard=config.engine.tensorboard) as journal, display or Display() as shown:
         announce(protocol, source, folder, shown)
         engine = Engine(config.engine, journal, shown)

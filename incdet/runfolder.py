@@ -33,8 +33,8 @@ class RunFolder(NamedTuple):
         return folder / f"step_{step}"
 
 
-def claim(config: Config, *, resume: bool) -> RunFolder:
-    """Makes the run folder the run's own, or takes it up again.
+def refuse_other_run(config: Config, *, resume: bool) -> None:
+    """Checks, before anything is read or written, that the run folder is free or holds this very run.
 
     Raises:
         InputError: The folder holds another run, or a run that was not asked to be resumed.
@@ -50,16 +50,20 @@ def claim(config: Config, *, resume: bool) -> RunFolder:
         if differing:
             raise InputError(
                 Finding(str(frozen), f"key {differing[0]}", "differs from the run that is to be resumed",
-                        "resume with the frozen file (--config " + str(frozen) + "), or name another output")
+                        f"resume with the frozen file (--config {frozen}), or name another output")
             )
-    elif root.is_dir() and any((root / name).exists() for name in ("results.json", "comparison.json", "checkpoint.json")):
+    elif any((root / name).exists() for name in ("results.json", "comparison.json", "checkpoint.json")):
         raise InputError(
             Finding(str(root), "run folder", "holds the results of another run", "name another folder with output=FOLDER")
         )
-    root.mkdir(parents=True, exist_ok=True)
+
+
+def claim(config: Config) -> RunFolder:
+    """Makes the run folder and freezes the configuration in it, unless it is there already."""
+    frozen = config.output / CONFIG
     if not frozen.is_file():
         config.dump(frozen)
-    return RunFolder(root, len(config.methods) == 1)
+    return RunFolder(config.output, len(config.methods) == 1)
 
 
 def drop_states(folder: Path) -> None:
