@@ -87,6 +87,14 @@ def test_matches_are_those_of_torchvision(way: str, pairs: int, kept: int, monke
         assert torch.equal(assign([each], anchors).matched, expected([each], anchors))
 
 
+def test_an_overlap_equal_to_a_threshold_counts(way: str) -> None:
+    each = target([[0, 0, 10, 8]])
+    anchors = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 16], [0, 0, 16, 10], [0, 0, 10, 20], [0, 0, 20, 10]])
+    found = assign([each], anchors).matched
+    assert found.tolist() == [[0, 0, 0, BETWEEN, BETWEEN]]
+    assert torch.equal(found, expected([each], anchors))
+
+
 def test_many_boxes_match_as_in_torchvision(way: str) -> None:
     anchors = random_boxes(3000, seed=1)
     targets = [target(random_boxes(count, seed=count)) for count in (300, 1, 40)]

@@ -208,6 +208,8 @@ def test_backward_may_run_twice_with_other_factors() -> None:
     (first,) = torch.autograd.grad(loss, batch.logits, torch.tensor(-2.0), retain_graph=True)
     kept = first.clone()
     (second,) = torch.autograd.grad(loss, batch.logits, torch.tensor(1.0), retain_graph=True)
+    fresh = focal_loss(batch.logits, batch.assignment, coverage=coverage, void=void, normaliser=normaliser)
+    assert torch.equal(second, torch.autograd.grad(fresh, batch.logits)[0])
     assert (zero == 0).all()
     assert torch.equal(kept, first), "a later backward must not write into a gradient handed out before"
     assert torch.equal(first, -2 * second)
@@ -295,6 +297,24 @@ def test_perfect_boxes_cost_nothing() -> None:
     deltas[found.image, found.anchor] = encode_boxes(found.boxes, batch.anchors[found.anchor])
     assert box_loss(deltas, batch.anchors, found) == 0
     assert abs(float(box_loss(deltas, batch.anchors, found, kind="giou"))) < 1e-5
+
+
+def test_giou_of_touching_and_exploding_boxes_has_the_gradient_of_torchvision() -> None:
+    batch = Batch(counts=(1,))
+    batch.anchors = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [20, 20, 28, 28]])
+    # The box moves onto its neighbours' edges: IoU 0 everywhere, so that every anchor answers for it.
+    batch.targets = [{"boxes": torch.tensor([[100.0, 0, 108, 8]]), "labels": torch.tensor([0])}]
+    batch.assignment = assign(batch.targets, batch.anchors)
+    assert batch.assignment.positives.tolist() == [4]
+    shifts = [[11.5, 0.0, 0.0, 0.0], [12.5, 0.0, 0.0, 0.0], [0.0, 0.0, 9.0, 0.0], [0.0, 0.0, 0.0, 7.5]]
+    batch.deltas = torch.tensor([shifts]).requires_grad_()
+    batch.logits = torch.zeros(1, 4, COLUMNS, requires_grad=True)
+    wanted = torchvision_losses(batch, "giou")[1]
+    found = box_loss(batch.deltas, batch.anchors, batch.assignment, kind="giou")
+    assert close(found, wanted)
+    mine, other = (torch.autograd.grad(loss, batch.deltas)[0] for loss in (found, wanted))
+    assert close(mine, other)
+    assert (mine[0, 2:, 2:].diagonal() == 0).all(), "growth beyond the limit has no gradient"
 
 
 def test_an_unknown_kind_is_refused() -> None:
