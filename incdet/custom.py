@@ -43,7 +43,13 @@ def read_annotations(path: Path, images: Path | None) -> LabelledSet:
 
 
 def evaluate_checkpoint(
-    path: Path, annotations: Path, images: Path | None, *, output: Path | None = None, batch_size: int = 8, device: str = "auto"
+    path: Path,
+    annotations: Path,
+    images: Path | None,
+    *,
+    output: Path | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
 
@@ -58,12 +64,18 @@ def evaluate_checkpoint(
     shared = [name for name in model.vocab.names if name in data.names]
     if not shared:
         raise InputError(
-            Finding(str(annotations), "categories", f"share no class with the checkpoint ({', '.join(data.names[:10])})",
-                    f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories")
+            Finding(
+                str(annotations),
+                "categories",
+                f"share no class with the checkpoint ({', '.join(data.names[:10])})",
+                f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories",
+            )
         )
     model.to(_device(device))
     detections = detect(model, data.records, batch_size=batch_size)
-    scores = {name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared}
+    scores = {
+        name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared
+    }
     value = {
         "schema": SCHEMA,
         "checkpoint": str(path),
@@ -152,9 +164,7 @@ def finetune_custom(
     return folder.root
 
 
-def new_classes(
-    vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path
-) -> tuple[str, ...]:
+def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path) -> tuple[str, ...]:
     """The classes to learn, checked against those the detector knows and those the file has.
 
     Raises:

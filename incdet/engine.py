@@ -238,9 +238,7 @@ def _store(state: Path | None, model: nn.Module, optimizer: torch.optim.Optimize
     temporary.replace(state)
 
 
-def _restore(
-    state: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> int:
+def _restore(state: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
     """Loads an earlier state, if there is one; returns the optimiser steps it had done."""
     if state is None or not state.is_file():
         return 0

@@ -39,8 +39,12 @@ class Budget:
         given = [value for value in (self.total, self.per_class) if value is not None]
         if len(given) != 1 or given[0] < 0:
             raise InputError(
-                Finding("config", "key memory", f"total={self.total}, per_class={self.per_class}",
-                        "give exactly one of memory.total and memory.per_class, 0 or more")
+                Finding(
+                    "config",
+                    "key memory",
+                    f"total={self.total}, per_class={self.per_class}",
+                    "give exactly one of memory.total and memory.per_class, 0 or more",
+                )
             )
 
     def quotas(self, names: Sequence[str]) -> dict[str, int]:
@@ -54,8 +58,12 @@ class Budget:
         total = self.total or 0
         if 0 < total < len(names):
             raise InputError(
-                Finding("config", "key memory.total", f"{total} images cannot hold one of each of {len(names)} classes",
-                        f"set memory.total to at least {len(names)}")
+                Finding(
+                    "config",
+                    "key memory.total",
+                    f"{total} images cannot hold one of each of {len(names)} classes",
+                    f"set memory.total to at least {len(names)}",
+                )
             )
         share, rest = divmod(total, max(1, len(names)))
         return {name: share + (rank < rest) for rank, name in enumerate(names)}
@@ -148,8 +156,7 @@ class Memory:
     def from_manifest(cls, manifest: Mapping[str, Any], folder: Path | None = None) -> Memory:
         """The inverse of ``to_manifest``; relative image paths are taken from ``folder``."""
         exemplars = {
-            name: tuple(_from_json(value, folder) for value in ranked)
-            for name, ranked in manifest["exemplars"].items()
+            name: tuple(_from_json(value, folder) for value in ranked) for name, ranked in manifest["exemplars"].items()
         }
         return cls(Budget(**manifest["budget"]), exemplars)
 
@@ -184,8 +191,12 @@ class Memory:
         missing = [record.image for record in memory if not record.image.is_file()]
         if missing:
             raise InputError(
-                Finding(str(path), "memory manifest", f"{len(missing)} images are missing, the first is {missing[0]}",
-                        "restore them, or train with memory.copy_images=true to keep the pixels in the run folder")
+                Finding(
+                    str(path),
+                    "memory manifest",
+                    f"{len(missing)} images are missing, the first is {missing[0]}",
+                    "restore them, or train with memory.copy_images=true to keep the pixels in the run folder",
+                )
             )
         return memory
 
@@ -203,7 +214,8 @@ class Memory:
             return replace(record, image=target)
 
         return replace(
-            self, exemplars={name: tuple(copied(record) for record in ranked) for name, ranked in self.exemplars.items()}
+            self,
+            exemplars={name: tuple(copied(record) for record in ranked) for name, ranked in self.exemplars.items()},
         )
 
 

@@ -101,9 +101,7 @@ class KdBox:
         image, anchor = select_boxes(
             shadow.logits, shadow.deltas, shadow.anchors, assignment.matched >= 0, score=self.score, nms=self.nms
         )
-        return box_distillation_loss(
-            scene.dense.deltas, shadow.deltas, shadow.anchors, image, anchor, scene.box_kind
-        )
+        return box_distillation_loss(scene.dense.deltas, shadow.deltas, shadow.anchors, image, anchor, scene.box_kind)
 
 
 Term = KdResponse | KdSoftmax | KdBox
@@ -165,8 +163,9 @@ class Method:
         for part in parts:
             if part not in method.parts:
                 raise InputError(
-                    Finding("config", "key without", f"method {self.name!r} has no part {part!r}",
-                            suggest(part, self.parts))
+                    Finding(
+                        "config", "key without", f"method {self.name!r} has no part {part!r}", suggest(part, self.parts)
+                    )
                 )
             method = replace(
                 method,

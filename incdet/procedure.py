@@ -1,6 +1,7 @@
 """The four steps of the procedure, as four plain calls.
 
-Build the training set, train, balanced fine-tune, update the memory. After Castro et al., ECCV 2018, fig. 2. ``learn_step`` is their sequence; everything else in the package serves it.
+Build the training set, train, balanced fine-tune, update the memory: after Castro et al., ECCV 2018, fig. 2.
+``learn_step`` is their sequence; everything else in the package serves it.
 """
 
 from __future__ import annotations
@@ -92,9 +93,7 @@ class MethodLesson:
             detections = self.teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=lowest)
         model = self.teacher.snapshot or self.teacher.model
         heads = tuple(len(step) for step in model.vocab.steps)
-        return self.method.losses(
-            Scene(dense, targets, shadow, detections, self.thresholds, heads, self.box_kind)
-        )
+        return self.method.losses(Scene(dense, targets, shadow, detections, self.thresholds, heads, self.box_kind))
 
 
 def learn_step(
@@ -156,7 +155,9 @@ def train(
     """Trains ``model`` in place on ``training_set`` for the length of ``schedule``."""
     seed = _seed(config, len(model.vocab.steps), phase)
     augment = config.augment
-    pipeline = build_pipeline(flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale)
+    pipeline = build_pipeline(
+        flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale
+    )
     dataset = DetectionDataset(training_set.records, model.vocab, pipeline, seed=seed)
     world = engine.accelerator.num_processes
     batch_size = max(1, schedule.batch_size // (config.engine.accumulation * world))
@@ -229,9 +230,7 @@ def fit_teacher(teacher: Teacher, view: StepView, memory: Memory, config: Config
     batch_size = config.evaluation.batch_size
     sample = view.records[:: max(1, math.ceil(len(view.records) / FIT_IMAGES))]
     found = detect(teacher.model, sample, batch_size=batch_size).values()
-    scores = [
-        _concatenate([item.scores[item.labels == column] for item in found]) for column in range(len(names))
-    ]
+    scores = [_concatenate([item.scores[item.labels == column] for item in found]) for column in range(len(names))]
     exemplars = [replace(record, image_id=number) for number, record in enumerate(memory)]
     guesses = detect(teacher.model, exemplars, batch_size=batch_size)
     matches = [match(exemplars, guesses, names, name) if exemplars else None for name in names]

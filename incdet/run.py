@@ -54,8 +54,8 @@ class Run:
     engine: Engine
     display: Display
     samples: Sequence[Record]
-    detections: dict[str, dict[int, Detections]] = field(default_factory=dict)
-    """The latest detections of every method, which the next step's changes are measured against."""
+    detections: dict[tuple[str, int], dict[int, Detections]] = field(default_factory=dict)
+    """By method and step: what the next step's changes are measured against."""
 
     def vocabulary(self, steps: int) -> Vocabulary:
         """The class vocabulary of the first ``steps`` steps."""
@@ -74,9 +74,9 @@ class Run:
         )
         scores = score(self.source.test, detections, names)
         seconds = {"train": known.pop("seconds"), "evaluate": time.perf_counter() - start}
-        before = self.detections.get(results.method) or self.detections.get(PLAIN.name)
-        moved = changes(self.source.test, before, detections, names) if before and step > 1 else None
-        self.detections[results.method] = detections
+        before = self.detections.get((results.method, step - 1)) or self.detections.get((PLAIN.name, step - 1))
+        moved = changes(self.source.test, before, detections, model.vocab.old(step)) if before else None
+        self.detections[results.method, step] = detections
         results.add_step(step, scores, seconds=seconds, changes=moved, **known)
         place = RunFolder.step(folder, step)
         save_samples(place, self.samples, detections, names, output=self.folder.root)
@@ -191,8 +191,12 @@ def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None
     model = checkpoint.load(config.base).model
     if model.vocab.names != protocol.steps[0]:
         raise InputError(
-            Finding(str(config.base), "class vocabulary", f"knows {', '.join(model.vocab.names)}",
-                    f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol")
+            Finding(
+                str(config.base),
+                "class vocabulary",
+                f"knows {', '.join(model.vocab.names)}",
+                f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol",
+            )
         )
     return model
 

@@ -43,18 +43,28 @@ def refuse_other_run(config: Config, *, resume: bool) -> None:
     if frozen.is_file():
         if not resume:
             raise InputError(
-                Finding(str(root), CONFIG, "the folder already holds a run",
-                        "continue it with --resume, or name another folder with output=FOLDER")
+                Finding(
+                    str(root),
+                    CONFIG,
+                    "the folder already holds a run",
+                    "continue it with --resume, or name another folder with output=FOLDER",
+                )
             )
         differing = _difference(load_config(frozen), config)
         if differing:
             raise InputError(
-                Finding(str(frozen), f"key {differing[0]}", "differs from the run that is to be resumed",
-                        f"resume with the frozen file (--config {frozen}), or name another output")
+                Finding(
+                    str(frozen),
+                    f"key {differing[0]}",
+                    "differs from the run that is to be resumed",
+                    f"resume with the frozen file (--config {frozen}), or name another output",
+                )
             )
     elif any((root / name).exists() for name in ("results.json", "comparison.json", "checkpoint.json")):
         raise InputError(
-            Finding(str(root), "run folder", "holds the results of another run", "name another folder with output=FOLDER")
+            Finding(
+                str(root), "run folder", "holds the results of another run", "name another folder with output=FOLDER"
+            )
         )
 
 

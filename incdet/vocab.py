@@ -34,10 +34,17 @@ class Vocabulary:
                 findings.append(_finding(f"step {number}", "has no class", "name at least one class"))
             for name in step:
                 if not isinstance(name, str) or not name.strip():
-                    findings.append(_finding(f"step {number}", f"has the class name {name!r}", "use a non-empty string"))
+                    findings.append(
+                        _finding(f"step {number}", f"has the class name {name!r}", "use a non-empty string")
+                    )
                 elif name in seen:
-                    findings.append(_finding(f"class {name!r}", f"is already known (again in step {number})",
-                                             "remove it from the new classes or rename it"))
+                    findings.append(
+                        _finding(
+                            f"class {name!r}",
+                            f"is already known (again in step {number})",
+                            "remove it from the new classes or rename it",
+                        )
+                    )
                 seen.add(name)
         if findings:
             raise InputError(findings)
@@ -66,7 +73,9 @@ class Vocabulary:
         try:
             return self._columns[name]
         except KeyError:
-            raise InputError(_finding(f"class {name!r}", "is not in the vocabulary", suggest(name, self.names))) from None
+            raise InputError(
+                _finding(f"class {name!r}", "is not in the vocabulary", suggest(name, self.names))
+            ) from None
 
     def columns(self, names: Iterable[str]) -> list[int]:
         """The logit columns of ``names``, in their order."""
