@@ -106,6 +106,16 @@ def test_a_class_that_the_model_lacks_is_an_error_not_a_lost_label(records: list
         DetectionDataset(records, Vocabulary((CLASSES[:2],)))
 
 
+def test_labels_and_flags_follow_the_boxes_that_a_pipeline_keeps(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    boxes = np.array([[0, 0, 4, 4], [15, 15, 25, 25], [36, 36, 40, 40], [16, 16, 20, 20]], np.float32)
+    record = Record(tmp_path / "a.png", 1, 40, 40, boxes, ("a", "b", "a", "c"), np.array([False, True, False, False]),
+                    frozenset("abc"))
+    _, target = DetectionDataset([record], Vocabulary((("a", "b", "c"),)), build_pipeline(flip=0, scale=(2.0, 2.0)))[0]
+    assert target["labels"].tolist() == [1, 2] and target["ignore"].tolist() == [True, False]
+    assert target["boxes"].shape == (2, 4)
+
+
 def test_every_draw_is_augmented_anew(records: list[Record]) -> None:
     data = dataset(records)
     assert len({data[draw, 0][0].numpy().tobytes() for draw in range(8)}) > 4
