@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
-from incdet.errors import TrainingError
+from incdet.errors import InputError, TrainingError
 from incdet.journal import Journal
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 
@@ -117,7 +117,8 @@ class Engine:
                 self._report(meter, optimizer, phase, done, iterations)
                 if done % self.settings.checkpoint_every == 0 or done == iterations:
                     _store(state, model, optimizer, done)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, InputError):
+            # An image that cannot be read is the second way to stop in the middle with sound weights.
             _store(state, model, optimizer, done)
             raise
 

@@ -35,7 +35,10 @@ class InputError(Exception):
     The command line prints the findings without a traceback and exits with code 2.
     """
 
-    def __init__(self, findings: Finding | Iterable[Finding]) -> None:
+    def __init__(self, findings: Finding | Iterable[Finding] | str) -> None:
+        if isinstance(findings, str):
+            # A loader's worker hands its exception on as text.
+            findings = Finding("data loader", "worker", findings.strip().splitlines()[-1], "correct the named file")
         self.findings: list[Finding] = [findings] if isinstance(findings, Finding) else list(findings)
         super().__init__(self.summary())
 

@@ -37,6 +37,7 @@ class Scene(NamedTuple):
         detections: The teacher's detections in prepared pixels; None unless the method labels with them.
         thresholds: Of the pseudo-labels, per teacher column.
         heads: Number of classes of each head the teacher answers for; they sum to O.
+        newest: Columns of the newest head; an image that covers none of them is an exemplar.
         box_kind: ``l1`` or ``giou``, the detector's own box loss.
     """
 
@@ -47,6 +48,7 @@ class Scene(NamedTuple):
     thresholds: Thresholds | None = None
     heads: tuple[int, ...] = ()
     box_kind: str = "l1"
+    newest: int = 0
 
     def coverage(self) -> Tensor:
         """Annotated channels, (B, K) bool; a target without ``coverage`` covers everything."""
@@ -54,20 +56,35 @@ class Scene(NamedTuple):
         everything = torch.ones(columns, dtype=torch.bool, device=self.dense.logits.device)
         return torch.stack([target.get("coverage", everything) for target in self.targets])
 
+    def speaks_on(self, images: str) -> Tensor:
+        """Images that a distillation term listens to, (B,) bool: ``new``, ``exemplars`` or ``both``."""
+        coverage = self.coverage()
+        new = coverage[:, coverage.shape[1] - self.newest :].any(dim=1)
+        return {"new": new, "exemplars": ~new, "both": torch.ones_like(new)}[images]
+
 
 @dataclass(frozen=True)
 class KdResponse:
-    """Sigmoid distillation of the old class logits."""
+    """Sigmoid distillation of the old class logits.
+
+    Attributes:
+        weight: Factor of the term.
+        temperature: T; 1 keeps the teacher's own scores.
+        selection: Which anchors it listens to.
+        images: ``new``, ``exemplars`` or ``both``.
+        uncovered_only: Leave out the channels that an image annotates.
+    """
 
     name: ClassVar[str] = "kd_response"
     weight: float = 1.0
     temperature: float = 1.0
     selection: Selection = Selection("score", 0.05)
+    images: str = "both"
     uncovered_only: bool = False
 
     def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        selected = select(shadow.logits, self.selection)
+        selected = select(shadow.logits, self.selection) & scene.speaks_on(self.images)[:, None]
         channels = ~coverage[:, : shadow.logits.shape[-1]] if self.uncovered_only else None
         return response_loss(scene.dense.logits, shadow.logits, selected, channels, self.temperature)
 
@@ -80,10 +97,11 @@ class KdSoftmax:
     weight: float = 1.0
     temperature: float = 2.0
     selection: Selection = Selection("score", 0.05)
+    images: str = "both"
 
     def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        selected = select(shadow.logits, self.selection)
+        selected = select(shadow.logits, self.selection) & scene.speaks_on(self.images)[:, None]
         return softmax_loss(scene.dense.logits, shadow.logits, selected, scene.heads, self.temperature)
 
 
@@ -95,11 +113,13 @@ class KdBox:
     weight: float = 1.0
     score: float = 0.05
     nms: float = 0.7
+    images: str = "both"
 
     def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
+        taken = (assignment.matched >= 0) | ~scene.speaks_on(self.images)[:, None]
         image, anchor = select_boxes(
-            shadow.logits, shadow.deltas, shadow.anchors, assignment.matched >= 0, score=self.score, nms=self.nms
+            shadow.logits, shadow.deltas, shadow.anchors, taken, score=self.score, nms=self.nms
         )
         return box_distillation_loss(scene.dense.deltas, shadow.deltas, shadow.anchors, image, anchor, scene.box_kind)
 

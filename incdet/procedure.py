@@ -93,7 +93,11 @@ class MethodLesson:
             detections = self.teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=lowest)
         model = self.teacher.snapshot or self.teacher.model
         heads = tuple(len(step) for step in model.vocab.steps)
-        return self.method.losses(Scene(dense, targets, shadow, detections, self.thresholds, heads, self.box_kind))
+        # After a step the snapshot already has the newest head; during it the student's last columns are new.
+        newest = heads[-1] if self.teacher.snapshot else dense.logits.shape[-1] - sum(heads)
+        return self.method.losses(
+            Scene(dense, targets, shadow, detections, self.thresholds, heads, self.box_kind, newest)
+        )
 
 
 def learn_step(
