@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from incdet.metrics import Matches
+from incdet.pseudo import PseudoLabels, Thresholds, fit_thresholds, pseudo_label
+
+from .helpers import grid, target
+
+ANCHORS = grid(6)
+THRESHOLDS = Thresholds(torch.tensor([0.6, 0.6]), torch.tensor([0.3, 0.3]))
+NEW = [False, False, True]  # columns 0 and 1 are old, 2 is the step's own
+
+
+def found(*entries: tuple[int, float, int]) -> dict[str, Tensor]:
+    """Detections (anchor they lie on, score, column)."""
+    return {
+        "boxes": ANCHORS[[place for place, _, _ in entries]].reshape(-1, 4),
+        "scores": torch.tensor([score for _, score, _ in entries]),
+        "labels": torch.tensor([column for _, _, column in entries], dtype=torch.int64),
+    }
+
+
+def label(detections: dict[str, Tensor], truth: dict[str, Any] | None = None, **more: Any) -> PseudoLabels:
+    truth = truth or target(coverage=NEW)
+    coverage = more.pop("coverage", torch.tensor([NEW]))
+    return pseudo_label([detections], [truth], ANCHORS, coverage, more.pop("thresholds", THRESHOLDS), **more)
+
+
+def positives(labels: PseudoLabels) -> list[tuple[int, int]]:
+    return list(zip(labels.assignment.anchor.tolist(), labels.assignment.column.tolist(), strict=True))
+
+
+def voids(labels: PseudoLabels) -> list[tuple[int, int]]:
+    return list(zip(labels.void[1].tolist(), labels.void[2].tolist(), strict=True))
+
+
+def test_three_zones() -> None:
+    labels = label(found((0, 0.9, 0), (1, 0.45, 1), (2, 0.1, 0)))
+    assert positives(labels) == [(0, 0)]
+    assert voids(labels) == [(1, 1)]
+    assert labels.assignment.matched[0].tolist() == [0, -1, -1, -1, -1, -1]
+    assert labels.channels.tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize(("score", "sure", "doubtful"), [(0.6, 1, 0), (0.599, 0, 1), (0.3, 0, 1), (0.299, 0, 0)])
+def test_the_borders_of_the_zones(score: float, sure: int, doubtful: int) -> None:
+    labels = label(found((3, score, 1)))
+    assert (len(positives(labels)), len(voids(labels))) == (sure, doubtful)
+
+
+def test_every_class_has_its_own_thresholds() -> None:
+    thresholds = Thresholds(torch.tensor([0.8, 0.4]), torch.tensor([0.5, 0.2]))
+    labels = label(found((0, 0.45, 0), (1, 0.45, 1), (2, 0.6, 0)), thresholds=thresholds)
+    assert positives(labels) == [(1, 1)] and voids(labels) == [(2, 0)]
+
+
+def test_an_annotated_object_under_an_old_name_is_dropped() -> None:
+    truth = target([[0, 0, 10, 10]], [2], NEW)
+    assert positives(label(found((0, 0.9, 0), (1, 0.9, 0)), truth)) == [(1, 0)]
+    assert voids(label(found((0, 0.5, 0), (1, 0.5, 0)), truth)) == [(1, 0)]
+
+
+def test_how_much_overlap_makes_a_duplicate() -> None:
+    truth = target([[0, 0, 10, 6]], [2], NEW)  # IoU 0.6 with anchor 0
+    assert float(box_iou(ANCHORS[:1], truth["boxes"])) == pytest.approx(0.6)
+    assert positives(label(found((0, 0.9, 0)), truth)) == [(0, 0)]
+    assert positives(label(found((0, 0.9, 0)), truth, duplicate_iou=0.5)) == []
+
+
+def test_covered_channels_are_never_labelled() -> None:
+    covered = torch.tensor([[True, False, True]])
+    labels = label(found((0, 0.9, 0), (1, 0.4, 0), (2, 0.9, 1)), coverage=covered)
+    assert positives(labels) == [(2, 1)] and voids(labels) == []
+    assert labels.channels.tolist() == [[False, True, False]]
+    assert covered.tolist() == [[True, False, True]]  # the caller's mask is left as it is
+
+
+def test_columns_the_teacher_lacks_are_not_spoken_for() -> None:
+    labels = label(found((0, 0.9, 0)), coverage=torch.tensor([[False, False, False]]))
+    assert labels.channels.tolist() == [[True, True, False]]
+
+
+def test_a_fully_covered_image_gets_no_label_at_all() -> None:
+    labels = label(found((0, 0.9, 0), (1, 0.4, 1)), coverage=torch.ones(1, 3, dtype=torch.bool))
+    assert positives(labels) == [] and voids(labels) == [] and not labels.channels.any()
+
+
+def test_what_an_accepted_box_made_positive_is_not_void() -> None:
+    both = found((0, 0.9, 0), (0, 0.4, 0), (0, 0.4, 1))
+    labels = label(both)
+    assert positives(labels) == [(0, 0)]
+    assert voids(labels) == [(0, 1)]  # the doubt about class 1 on the same anchor stands
+
+
+def test_doubt_reaches_as_far_as_the_overlap_says() -> None:
+    between = {"boxes": torch.tensor([[0.0, 0.0, 10.0, 20.0]]), "scores": torch.tensor([0.4]),
+               "labels": torch.tensor([0])}  # IoU 0.5 with anchor 0  # fmt: skip
+    assert voids(label(between)) == [(0, 0)]
+    assert voids(label(between, void_iou=0.6)) == []
+
+
+def test_ignored_objects_stay_ignored_for_the_pseudo_channels() -> None:
+    truth = target([[20, 0, 30, 10], [40, 0, 50, 10]], [2, 2], NEW, ignore=[True, False])
+    matched = label(found((0, 0.9, 0)), truth).assignment.matched[0].tolist()
+    assert matched == [0, -2, -1, -1, -1, -1]
+
+
+def test_images_do_not_mix() -> None:
+    none = found()
+    labels = pseudo_label(
+        [none, found((4, 0.9, 1), (5, 0.4, 0)), none], [target(coverage=NEW)] * 3, ANCHORS, torch.tensor([NEW] * 3),
+        THRESHOLDS,
+    )  # fmt: skip
+    assert labels.assignment.positives.tolist() == [0, 1, 0]
+    assert labels.assignment.image.tolist() == [1] and labels.void[0].tolist() == [1]
+    assert voids(labels) == [(5, 0)]
+
+
+def matches(scores: list[float], hits: list[bool], objects: int) -> Matches:
+    return Matches(np.array(scores), np.array(hits), np.zeros(len(scores), np.int64), np.array([objects]))
+
+
+def scores(*values: float) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+def test_the_cut_of_best_f1() -> None:
+    # F1 after 1, 2, 3, 4 kept: 2/5, 4/6, 4/7, 6/8 of 4 objects: the fourth is best, at 0.3.
+    match = matches([0.65, 0.5, 0.4, 0.3, 0.2], [True, True, False, True, False], 4)
+    fitted = fit_thresholds([scores(0.9, 0.9)], [match])
+    assert fitted.high.tolist() == pytest.approx([0.3]) and fitted.low.tolist() == pytest.approx([0.15])
+
+
+@given(
+    hits=st.lists(st.booleans(), min_size=1, max_size=12).filter(any),
+    missed=st.integers(0, 5),
+)
+def test_no_other_cut_has_a_better_f1(hits: list[bool], missed: int) -> None:
+    values = np.linspace(0.69, 0.16, len(hits)).tolist()
+    high = float(fit_thresholds([scores()], [matches(values, hits, sum(hits) + missed)]).high[0])
+
+    def f1(cut: float) -> float:
+        kept = [hit for value, hit in zip(values, hits, strict=True) if value >= cut - 1e-6]
+        return 2 * sum(kept) / (len(kept) + sum(hits) + missed)
+
+    assert f1(high) == pytest.approx(max(f1(value) for value in values))
+
+
+def test_two_means_where_the_truth_is_unknown() -> None:
+    bimodal = scores(*[0.1] * 30, *[0.2] * 30, *[0.8] * 5, *[0.9] * 5)
+    wrong = matches([0.6, 0.5], [False, False], 3)
+    for match in (None, wrong):
+        assert float(fit_thresholds([bimodal], [match]).high[0]) == pytest.approx((0.15 + 0.85) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [(), (0.3,), (0.3, 0.3, 0.3)])
+def test_nothing_to_cluster(values: tuple[float, ...]) -> None:
+    assert float(fit_thresholds([scores(*values)], [None]).high[0]) == pytest.approx(0.4)
+
+
+@given(
+    st.lists(st.integers(0, 100).map(lambda n: n / 100), min_size=1, max_size=20),
+    st.sampled_from([(0.15, 0.7), (0.3, 0.4)]),
+)
+def test_thresholds_stay_within_their_bounds(values: list[float], bounds: tuple[float, float]) -> None:
+    fitted = fit_thresholds([scores(*values)], [None], bounds=bounds, low_share=0.4)
+    assert bounds[0] - 1e-6 <= float(fitted.high[0]) <= bounds[1] + 1e-6
+    assert float(fitted.low[0]) == pytest.approx(0.4 * float(fitted.high[0]))
+
+
+def test_classes_are_fitted_one_by_one_and_move_together() -> None:
+    fitted = fit_thresholds([scores(0.1, 0.9), scores(), scores(0.2, 0.3)], [None, None, matches([0.25], [True], 1)])
+    assert fitted.high.tolist() == pytest.approx([0.5, 0.4, 0.25])
+    moved = fitted.to("cpu")
+    assert torch.equal(moved.high, fitted.high) and torch.equal(moved.low, fitted.low)

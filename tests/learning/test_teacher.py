@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import torch
+
+from incdet.model import IncrementalRetinaNet
+from incdet.teacher import Teacher
+
+from .helpers import assert_equal_states, network, pictures, state_of, target
+
+
+def grown(seed: int = 0) -> tuple[IncrementalRetinaNet, IncrementalRetinaNet]:
+    """A detector, and the same one with a further class and moved weights."""
+    before, after = network(seed=seed), network(seed=seed)
+    after.grow(("c",))
+    with torch.no_grad():
+        for parameter in after.parameters():
+            parameter.add_(0.01)
+    return before, after
+
+
+def test_it_answers_as_the_model_does_in_evaluation_mode() -> None:
+    model = network()
+    shadow = Teacher(model.train())(model.prepare(pictures()))
+    prepared = model.eval().prepare(pictures())
+    with torch.no_grad():
+        expected = model.dense(prepared)
+    assert torch.equal(shadow.logits, expected.logits)
+    assert torch.equal(shadow.deltas, expected.deltas)
+    assert torch.equal(shadow.anchors, expected.anchors)
+
+
+def test_it_never_trains() -> None:
+    model = network().train()
+    teacher = Teacher(model)
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    before = state_of(teacher.model)
+    prepared = model.prepare(pictures())
+    shadow = teacher(prepared)
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    assert not shadow.logits.requires_grad and not shadow.deltas.requires_grad
+    assert_equal_states(before, state_of(teacher.model))  # no BatchNorm statistic has moved either
+
+
+def test_training_the_student_does_not_move_it() -> None:
+    student = network().train()
+    teacher = Teacher(student)
+    before = state_of(teacher.model)
+    answer = teacher(student.prepare(pictures())).logits
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    prepared = student.prepare(pictures(), [target([[4, 4, 24, 24]], [1]), target()])
+    torch.autograd.backward(list(student.compute_losses(student.dense(prepared), prepared.targets or []).values()))
+    optimizer.step()
+    student.grow(("c",))
+    assert not torch.equal(state_of(student)["box_head.bbox_reg.weight"], before["box_head.bbox_reg.weight"])
+    assert_equal_states(before, state_of(teacher.model))
+    assert torch.equal(teacher(student.prepare(pictures())).logits, answer)
+
+
+def test_a_student_that_holds_it_does_not_store_it() -> None:
+    student = network()
+    names = list(student.state_dict())
+    student.teacher = Teacher(student)  # type: ignore[assignment]
+    assert list(student.state_dict()) == names
+    assert len(list(student.parameters())) == len(list(network().parameters()))
+
+
+def test_a_snapshot_answers_for_the_later_columns_alone() -> None:
+    before, after = grown()
+    teacher = Teacher(before, snapshot=after)
+    prepared = before.eval().prepare(pictures())
+    with torch.no_grad():
+        old, late = before.dense(prepared), after.eval().dense(prepared)
+    shadow = teacher(prepared)
+    assert teacher.columns == 3 and shadow.logits.shape[-1] == 3
+    assert torch.equal(shadow.logits[..., :2], old.logits)
+    assert torch.equal(shadow.logits[..., 2:], late.logits[..., 2:])
+    assert not torch.equal(shadow.logits[..., :2], late.logits[..., :2])
+    assert torch.equal(shadow.deltas, old.deltas)
+
+
+def test_it_counts_its_columns() -> None:
+    assert Teacher(network(("a", "b"), ("c",))).columns == 3
+
+
+def test_answers_are_float32_under_autocast_and_stay_on_their_device() -> None:
+    model = network()
+    teacher = Teacher(model).to("cpu")
+    prepared = model.prepare(pictures())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        shadow = teacher(prepared)
+    assert shadow.logits.dtype == shadow.deltas.dtype == torch.float32
+    assert shadow.logits.device.type == "cpu"
