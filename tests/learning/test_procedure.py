@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from incdet import checkpoint, procedure
+from incdet.config import Config, Schedule
+from incdet.data.protocols import StepView, step_view
+from incdet.engine import Engine
+from incdet.evaluate import detect, match
+from incdet.journal import Journal
+from incdet.memory import Memory
+from incdet.methods import METHODS, Replay
+from incdet.model import IncrementalRetinaNet
+from incdet.procedure import (
+    MethodLesson,
+    TrainingSet,
+    build_training_set,
+    choose_exemplars,
+    fit_teacher,
+    learn_step,
+    schedule_length,
+    update_memory,
+)
+from incdet.pseudo import Thresholds, fit_thresholds
+from incdet.run import prepare_data
+from incdet.teacher import Teacher
+
+from .conftest import Finished
+from .helpers import assert_equal_states, record, state_of, target
+
+
+class Scenery:
+    """Everything that step 2 of the finished run started from."""
+
+    def __init__(self, finished: Finished, config: Config, folder: Path) -> None:
+        source, self.protocol = prepare_data(config)
+        self.config, self.folder = config, folder
+        self.view: StepView = step_view(source.train, self.protocol, 2)
+        self.before: IncrementalRetinaNet = checkpoint.load(finished.root / "base" / "step_1").model
+        self.memory = Memory.load(finished.root / "base" / "memory" / "step_1.json")
+        self.journal = Journal(folder)
+        self.engine = Engine(config.engine, self.journal)
+
+
+@pytest.fixture
+def scenery(finished: Finished, settings: Callable[..., Config], tmp_path: Path) -> Iterator[Scenery]:
+    made = Scenery(finished, settings(methods=["incdet"]), tmp_path / "scenery")
+    yield made
+    made.journal.close()
+
+
+def learn(scenery: Scenery, name: str) -> procedure.StepOutcome:
+    return learn_step(
+        scenery.engine, scenery.before, scenery.view, scenery.memory, METHODS[name], scenery.config, scenery.folder
+    )
+
+
+def test_a_step_leaves_its_teacher_as_it_is_and_returns_a_grown_student(scenery: Scenery) -> None:
+    before = state_of(scenery.before)
+    outcome = learn(scenery, "incdet")
+    assert_equal_states(before, state_of(scenery.before))
+    assert outcome.model.vocab.steps == scenery.protocol.steps[:2]
+    assert not outcome.model.training
+    assert len(outcome.memory) == 6 and list(outcome.memory.exemplars) == list(outcome.model.vocab.names)
+    assert outcome.seconds > 0
+    pictures = {one.image for one in (*scenery.view.records, *scenery.memory)}
+    assert outcome.images == len(pictures)
+    assert outcome.thresholds is not None and outcome.thresholds.high.shape == (2,)
+
+
+def test_batch_norm_stands_still_after_step_one(scenery: Scenery) -> None:
+    after = state_of(learn(scenery, "finetune").model)
+    norms = [name for name in after if "running_" in name]
+    assert norms and all(torch.equal(after[name], state_of(scenery.before)[name]) for name in norms)
+    assert not torch.equal(after["box_head.bbox_reg.weight"], state_of(scenery.before)["box_head.bbox_reg.weight"])
+
+
+@pytest.mark.parametrize("name", ["finetune", "masked", "pseudo"])
+def test_a_method_without_replay_neither_uses_nor_changes_the_memory(scenery: Scenery, name: str) -> None:
+    outcome = learn(scenery, name)
+    assert outcome.memory is scenery.memory and outcome.images == scenery.view.images
+    assert (outcome.thresholds is None) is (not METHODS[name].pseudo_labels)
+
+
+# --- the first call: the training set
+
+
+def test_exemplars_join_the_steps_records_with_their_own_coverage(scenery: Scenery) -> None:
+    method = replace(METHODS["eeil"], replay=Replay(share=0.25))
+    built = build_training_set(scenery.view, scenery.memory, method)
+    assert built.records == (*scenery.view.records, *scenery.memory)
+    assert built.exemplars == 6 and built.share == 0.25
+    assert {one.coverage for one in built.records[-6:]} == {frozenset(scenery.protocol.steps[0])}
+    alone = build_training_set(scenery.view, scenery.memory, METHODS["finetune"])
+    assert alone == TrainingSet(tuple(scenery.view.records), 0)
+
+
+def test_groups_of_a_batch() -> None:
+    rows = tuple(record(f"{i}.png", ["a"]) for i in range(5))
+    assert TrainingSet(rows, 2, 0.25).groups() == [(range(3), 0.75), (range(3, 5), 0.25)]
+    assert TrainingSet(rows, 2).groups() is None and TrainingSet(rows, 0, 0.25).groups() is None
+
+
+# --- the second: training
+
+
+@pytest.mark.parametrize(
+    ("schedule", "images", "steps"),
+    [
+        (Schedule(iterations=7), 1000, 7),
+        (Schedule(epochs=3, batch_size=16), 160, 30),
+        (Schedule(epochs=1.5, batch_size=10), 100, 15),
+        (Schedule(epochs=1, batch_size=16), 3, 1),
+    ],
+)
+def test_the_length_of_a_schedule(schedule: Schedule, images: int, steps: int) -> None:
+    assert schedule_length(schedule, images) == steps
+
+
+# --- the third: balanced fine-tuning
+
+
+def test_balanced_fine_tuning_has_a_balanced_set_and_distils_the_new_head_too(
+    scenery: Scenery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases: list[tuple[MethodLesson, TrainingSet, str]] = []
+
+    def remember(
+        engine: Engine, model: IncrementalRetinaNet, lesson: MethodLesson, training_set: TrainingSet, *rest: Any
+    ) -> None:
+        phases.append((lesson, training_set, rest[2]))
+
+    monkeypatch.setattr(procedure, "train", remember)
+    learn(scenery, "incdet")
+    (first, _, one), (second, balanced, two) = phases
+    assert (one, two) == ("step 2 train", "step 2 finetune")
+    assert balanced.exemplars == 0 and len(balanced.records) == 6
+    known = [*scenery.protocol.steps[0], *scenery.protocol.steps[1]]
+    for name in known:  # 6 images over 4 classes
+        assert sum(name in one.names for one in balanced.records) >= 1
+    assert first.teacher is not None and first.teacher.columns == 2
+    assert second.teacher is not None and second.teacher.columns == 4
+    assert_equal_states(state_of(second.teacher.model), state_of(scenery.before))
+    assert first.thresholds is not None and second.thresholds is not None
+    assert second.thresholds.high[:2].tolist() == first.thresholds.high.tolist()
+    assert second.thresholds.high.shape == second.thresholds.low.shape == (4,)
+    assert (second.thresholds.low <= second.thresholds.high).all()
+
+
+def test_without_a_memory_there_is_no_balanced_fine_tuning(
+    scenery: Scenery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases: list[str] = []
+    monkeypatch.setattr(procedure, "train", lambda *values: phases.append(values[6]))
+    scenery.memory = Memory.empty(scenery.memory.budget)
+    learn(scenery, "eeil")
+    assert phases == ["step 2 train"]
+
+
+# --- the fourth: the memory
+
+
+def test_the_memory_is_cut_and_filled(scenery: Scenery) -> None:
+    model = scenery.before
+    model.grow(scenery.view.names)
+    memory = update_memory(model, scenery.view, scenery.memory, scenery.config)
+    quotas = memory.budget.quotas(model.vocab.names)
+    for name in scenery.protocol.steps[0]:
+        assert memory.exemplars[name] == scenery.memory.exemplars[name][: quotas[name]]
+    for name in scenery.view.names:
+        assert len(memory.exemplars[name]) == quotas[name]
+        assert all(one in scenery.view.records for one in memory.exemplars[name])
+
+
+@pytest.mark.parametrize("selection", ["random", "class-balanced"])
+def test_only_herding_looks_at_features(
+    scenery: Scenery, settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, selection: str
+) -> None:
+    monkeypatch.delattr(procedure, "object_features")
+    config = settings(memory={"total": 6, "selection": selection})
+    empty = Memory.empty(scenery.memory.budget)
+    memory = choose_exemplars(scenery.before, scenery.view.records, scenery.view.names, empty, config)
+    assert len(memory) == 6
+    assert memory == empty.update(scenery.view.records, scenery.view.names, selection=selection, seed=config.seed)
+
+
+# --- the teacher's thresholds
+
+
+def test_thresholds_come_from_the_exemplars_where_there_are_any(scenery: Scenery) -> None:
+    teacher = Teacher(scenery.before)
+    fitted = fit_teacher(teacher, scenery.view, scenery.memory, scenery.config)
+    names = scenery.before.vocab.names
+    rows = [replace(one, image_id=number) for number, one in enumerate(scenery.memory)]
+    found = detect(scenery.before, rows)
+    seen = detect(scenery.before, scenery.view.records)
+    values = [
+        torch.cat([torch.from_numpy(one.scores[one.labels == column]) for one in seen.values()]).numpy()
+        for column in range(2)
+    ]
+    expected = fit_thresholds(values, [match(rows, found, names, name) for name in names])
+    torch.testing.assert_close(fitted.high, expected.high)
+    unknown = fit_teacher(teacher, scenery.view, Memory.empty(scenery.memory.budget), scenery.config)
+    torch.testing.assert_close(unknown.high, fit_thresholds(values, [None, None]).high)
+
+
+def test_a_large_step_is_sampled(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procedure, "FIT_IMAGES", 4)
+    seen: list[int] = []
+
+    def counted(model: IncrementalRetinaNet, records: Any, **more: Any) -> Any:
+        seen.append(len(records))
+        return detect(model, records, **more)
+
+    monkeypatch.setattr(procedure, "detect", counted)
+    fit_teacher(Teacher(scenery.before), scenery.view, Memory.empty(scenery.memory.budget), scenery.config)
+    stride = math.ceil(scenery.view.images / 4)
+    assert seen[0] == math.ceil(scenery.view.images / stride) <= 4
+
+
+def test_phases_have_seeds_of_their_own(settings: Callable[..., Config]) -> None:
+    config = settings()
+    seeds = {
+        procedure._seed(one, step, phase)
+        for one in (config, settings(seed=1))
+        for step in (1, 2)
+        for phase in ("step 2 train", "growth")
+    }
+    assert len(seeds) == 8 and all(0 <= seed < 2**32 for seed in seeds)
+    assert procedure._seed(config, 1, "growth") == procedure._seed(config, 1, "growth")
+
+
+def test_a_lesson_without_teacher_has_no_thresholds_to_heed(scenery: Scenery) -> None:
+    lesson = MethodLesson(METHODS["masked"], "l1", None, Thresholds(torch.ones(2), torch.ones(2)))
+    prepared = scenery.before.prepare([torch.rand(3, 48, 48)], [target()])
+    assert lesson(scenery.before.dense(prepared), prepared).keys() == {"focal", "box"}
