@@ -281,9 +281,10 @@ METHODS: dict[str, Method] = {
         Method(
             "incdet",
             "ours: coverage, pseudo-labels in three zones, selected distillation, replay, balanced fine-tuning",
-            terms=(KdResponse(), KdBox()),
+            # At full weight both terms cost the new classes 3 AP50 on the drawn shapes and gave the old ones nothing.
+            terms=(KdResponse(weight=0.5), KdBox(weight=0.5)),
             pseudo_labels=True,
-            replay=Replay(share=0.25),
+            replay=Replay(share=0.1),
             balanced_finetune=True,
         ),
     )
