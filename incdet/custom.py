@@ -130,6 +130,11 @@ def finetune_custom(
         InputError: Anything that is wrong with the input; nothing has been trained then.
     """
     config = _config(path, output, method, overrides)
+    chosen = get_method(method)
+    if chosen.joint:
+        raise InputError(
+            Finding("command line", "method joint", "needs the data of all steps", "use another: incdet methods")
+        )
     refuse_other_run(config, resume=False)
     loaded = checkpoint.load(path)
     own = read_annotations(data, images)
@@ -142,7 +147,6 @@ def finetune_custom(
     test = read_annotations(test_data, test_images).records if test_data is not None else ()
     source = Source(list(own.records), _numbered(test), own.names, dict(own.source_ids), own.warnings)
     old = read_annotations(old_data, old_images).records if old_data is not None else ()
-    chosen = get_method(method)
     budget = Budget(config.memory.total, config.memory.per_class)
     if chosen.replay:
         budget.quotas(protocol.names)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,63 +91,70 @@ class Engine:
             schedule: Optimiser and learning rate.
             iterations: Optimiser steps in all, those before an interruption included.
             phase: Name in the log.
-            state: File to resume from if it exists, written every ``checkpoint_every`` steps, on interruption and at
-                the end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
+            state: File to resume from if it exists, written every ``checkpoint_every`` steps, on Ctrl-C and at the
+                end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
 
         Raises:
             TrainingError: A loss was not finite; batch and random state lie beside ``state``.
         """
         model.to(self.device).train()
         optimizer = make_optimizer(model, schedule)
-        done = _restore(state, model, optimizer, self.device)
         student: nn.Module = model
         if self.accelerator.num_processes > 1:
             student = self.accelerator.prepare_model(model)
         stepper = self.accelerator.prepare_optimizer(optimizer)
-        stream: Iterator[Batch] = iter(batches(done * self.settings.accumulation))
+        progress = _Phase(model, optimizer, self.accelerator.scaler, state)
+        done = progress.restore(self.device)
+        stream = iter(batches(done * self.settings.accumulation))
         meter = _Meter()
-        try:
+        with _Interrupt() as interrupt:
             while done < iterations:
+                random = torch.get_rng_state()
+                try:
+                    prepared = self._draw(model, stream)
+                except InputError:
+                    # An image that cannot be read: the weights are sound, and nothing of this iteration has happened.
+                    progress.store(done, random)
+                    raise
                 _set_rate(optimizer, learning_rate(schedule, done, iterations))
-                losses = self._accumulate(model, student, lesson, stream, state, done)
+                losses = self._accumulate(student, lesson, prepared, state, done, random)
                 if schedule.clip is not None:
                     self.accelerator.clip_grad_norm_(model.parameters(), schedule.clip)
                 stepper.step()
                 stepper.zero_grad()
                 done += 1
                 meter.add(losses, schedule.batch_size)
-                self._report(meter, optimizer, phase, done, iterations)
-                if done % self.settings.checkpoint_every == 0 or done == iterations:
-                    _store(state, model, optimizer, done)
-        except (KeyboardInterrupt, InputError):
-            # An image that cannot be read is the second way to stop in the middle with sound weights.
-            _store(state, model, optimizer, done)
-            raise
+                with interrupt.listening():
+                    self._report(meter, optimizer, phase, done, iterations)
+                if interrupt.came or done % self.settings.checkpoint_every == 0 or done == iterations:
+                    progress.store(done, torch.get_rng_state())
+                if interrupt.came:
+                    raise KeyboardInterrupt
+
+    def _draw(self, model: IncrementalRetinaNet, stream: Iterator[Batch]) -> list[Prepared]:
+        """The prepared micro-batches of one optimiser step, all of them before anything is computed."""
+        return [model.prepare(*move(next(stream), self.device)) for _ in range(self.settings.accumulation)]
 
     def _accumulate(
         self,
-        model: IncrementalRetinaNet,
         student: nn.Module,
         lesson: Lesson,
-        stream: Iterator[Batch],
+        batches: Sequence[Prepared],
         state: Path | None,
         done: int,
+        random: Tensor,
     ) -> dict[str, float]:
         """Forward and backward of the micro-batches of one optimiser step; returns their mean losses."""
         sums: dict[str, float] = {}
-        count = self.settings.accumulation
-        for micro in range(count):
-            images, targets = move(next(stream), self.device)
-            last = micro == count - 1
-            with nullcontext() if last else self.accelerator.no_sync(student):
-                prepared = model.prepare(images, targets)
+        count = len(batches)
+        for number, prepared in enumerate(batches, start=1):
+            with nullcontext() if number == count else self.accelerator.no_sync(student):
                 with self.accelerator.autocast():
-                    dense = student(prepared)
-                    losses = lesson(dense, prepared)
+                    losses = lesson(student(prepared), prepared)
                 total = torch.stack(list(losses.values())).sum()
                 values = torch.stack([total.detach(), *(loss.detach() for loss in losses.values())]).tolist()
                 if not all(math.isfinite(value) for value in values):
-                    _refuse(losses, images, targets, state, done)
+                    _refuse(losses, prepared, state, done, random)
                 self.accelerator.backward(total / count)
             for name, value in zip(["loss", *losses], values, strict=True):
                 sums[name] = sums.get(name, 0.0) + value / count
@@ -227,42 +236,82 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def _store(state: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
-    if state is None:
-        return
-    state.parent.mkdir(parents=True, exist_ok=True)
-    temporary = state.with_suffix(".tmp")
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "rng": torch.get_rng_state()},
-        temporary,
-    )
-    temporary.replace(state)
+class _Phase:
+    """What a phase resumes from: weights, optimiser, loss scale, random state and the number of steps done."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None, path: Path | None
+    ) -> None:
+        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        if scaler is not None:
+            self._parts["scaler"] = scaler
+        self._path = path
+
+    def store(self, done: int, random: Tensor) -> None:
+        """Writes the file whole or not at all."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        values = {name: part.state_dict() for name, part in self._parts.items()}
+        torch.save({**values, "done": done, "rng": random}, temporary)
+        temporary.replace(self._path)
+
+    def restore(self, device: torch.device) -> int:
+        """Loads the file, if there is one; returns the optimiser steps it had done."""
+        if self._path is None or not self._path.is_file():
+            return 0
+        values = torch.load(self._path, map_location=device, weights_only=True)
+        for name, part in self._parts.items():
+            part.load_state_dict(values[name])
+        torch.set_rng_state(values["rng"].cpu())
+        return int(values["done"])
 
 
-def _restore(state: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """Loads an earlier state, if there is one; returns the optimiser steps it had done."""
-    if state is None or not state.is_file():
-        return 0
-    values = torch.load(state, map_location=device, weights_only=True)
-    model.load_state_dict(values["model"])
-    optimizer.load_state_dict(values["optimizer"])
-    torch.set_rng_state(values["rng"].cpu())
-    return int(values["done"])
+class _Interrupt:
+    """Ctrl-C is heard when an iteration is whole, for half of one cannot be taken up again.
+
+    A second one stops at once; the last stored state stands then.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes a KeyboardInterrupt raised inside for a Ctrl-C that came between two iterations."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.came = True
+
+    def _hear(self, *_: object) -> None:
+        self.came = True
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
 
 
-def _refuse(
-    losses: Mapping[str, Tensor],
-    images: Sequence[Tensor],
-    targets: Sequence[Mapping[str, Any]],
-    state: Path | None,
-    done: int,
-) -> None:
+def _refuse(losses: Mapping[str, Tensor], prepared: Prepared, state: Path | None, done: int, random: Tensor) -> None:
+    """Saves the batch as the network saw it, and the random state it was prepared from."""
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     saved = "nothing was saved"
     if state is not None:
         path = state.with_name("nonfinite.pt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"images": images, "targets": targets, "rng": torch.get_rng_state(), "iteration": done}, path)
+        torch.save({**prepared._asdict(), "rng": random, "iteration": done}, path)
         saved = f"batch and random state are in {path}"
     raise TrainingError(
         f"loss is not finite at iteration {done + 1}: {values}; {saved}; lower the learning rate, lengthen the "

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
 from typing import Any
+
+from incdet.errors import Finding, InputError
+
+
+def require_tensorboard() -> None:
+    """Checks that TensorBoard can be written.
+
+    Raises:
+        InputError: The package is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            Finding(
+                "config",
+                "key engine.tensorboard",
+                "is true, but the package tensorboard is not installed",
+                "pip install 'incdet[tensorboard]', or set it to false",
+            )
+        )
 
 
 class Journal:

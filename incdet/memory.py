@@ -184,7 +184,7 @@ class Memory:
             memory = cls.from_manifest(json.loads(path.read_text()), path.parent)
         except FileNotFoundError:
             raise InputError(Finding(str(path), "memory manifest", "does not exist", "check the path")) from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 Finding(str(path), "memory manifest", f"cannot be read ({error!r})", "it was cut off: copy it again")
             ) from error

@@ -146,10 +146,12 @@ def _best_f1_cut(match: Matches) -> float:
     return float(match.scores[int(np.argmax(f1))])
 
 
-def _two_means_cut(scores: NDArray[np.float32], rounds: int = 20) -> float:
+def _two_means_cut(scores: NDArray[np.floating[Any]], rounds: int = 20) -> float:
     """The middle between the two cluster centres of one-dimensional 2-means; 0.4 where there is nothing to cluster."""
     if len(scores) < 2 or float(np.ptp(scores)) == 0.0:
         return 0.4
+    # In float32 the middle of two neighbours rounds onto one of them and leaves its cluster empty.
+    scores = scores.astype(np.float64)
     cut = float(scores.min() + scores.max()) / 2
     for _ in range(rounds):
         cut = float(scores[scores <= cut].mean() + scores[scores > cut].mean()) / 2

@@ -27,7 +27,7 @@ from incdet.data.records import Record
 from incdet.engine import Engine
 from incdet.errors import Finding, InputError
 from incdet.evaluate import Detections, changes, detect, score
-from incdet.journal import Journal
+from incdet.journal import Journal, require_tensorboard
 from incdet.memory import Budget, Memory
 from incdet.methods import Method, get_method
 from incdet.model import IncrementalRetinaNet
@@ -89,6 +89,13 @@ class Run:
             + ", ".join(f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None)
         )
 
+    def recall(self, model: IncrementalRetinaNet, method: str, step: int) -> None:
+        """Detects again with the model after ``step`` where an earlier part of the run did, so that changes show."""
+        if (method, step) not in self.detections and (PLAIN.name, step) not in self.detections:
+            self.detections[method, step] = detect(
+                model, self.source.test, batch_size=self.config.evaluation.batch_size, device=self.engine.device
+            )
+
     def results(self, name: str) -> Results:
         """Empty results of a method under this run's protocol."""
         return Results(name, self.config.seed, describe(self.config), self.protocol.to_json())
@@ -106,6 +113,8 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
     """
     methods = [get_method(name, config.without) for name in config.methods]
     refuse_other_run(config, resume=resume)
+    if config.engine.tensorboard:
+        require_tensorboard()
     source, protocol = prepare_data(config)
     budget = Budget(config.memory.total, config.memory.per_class)
     if any(method.replay for method in methods):
@@ -252,6 +261,7 @@ def learn_steps(
             memory = Memory.load(manifest) if manifest.is_file() else memory
             continue
         states = folder / "states" / f"step_{step}"
+        work.recall(model.to(work.engine.device), method.name, step - 1)
         view = step_view(work.source.train, work.protocol, step)
         outcome = learn_step(work.engine, model.to(work.engine.device), view, memory, method, work.config, states)
         model, memory = outcome.model, outcome.memory
@@ -265,6 +275,7 @@ def learn_steps(
             model, results, step, folder, seconds=outcome.seconds, train_images=outcome.images, memory=_size(memory)
         )
         drop_states(states)
+    drop_states(folder / "states")
     return results
 
 

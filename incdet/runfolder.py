@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from incdet.config import Config, load_config
 from incdet.errors import Finding, InputError
@@ -82,7 +82,12 @@ def drop_states(folder: Path) -> None:
 
 
 def _difference(before: Config, now: Config) -> list[str]:
-    """Top-level keys whose values differ; how the machine is used may change between the parts of a run."""
-    free = {"output", "engine"}
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    return [key for key in new if key not in free and old.get(key) != new[key]]
+    """Keys whose values differ and decide the outcome; where and how a run is watched may change between its parts."""
+    old, new = (_deciding(config.model_dump(mode="json")) for config in (before, now))
+    return [key for key in new if old.get(key) != new[key]]
+
+
+def _deciding(values: dict[str, Any]) -> dict[str, Any]:
+    engine = values.pop("engine")
+    values.pop("output")
+    return {**values, "engine.precision": engine["precision"], "engine.accumulation": engine["accumulation"]}

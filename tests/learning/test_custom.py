@@ -78,9 +78,7 @@ def test_classes_of_a_coco_file_are_taught_with_the_runs_own_exemplars(
 
 
 @pytest.mark.usefixtures("without_report")
-def test_classes_of_a_folder_of_voc_xml_are_taught(
-    finished: Finished, voc_folder: Path, tmp_path: Path
-) -> None:
+def test_classes_of_a_folder_of_voc_xml_are_taught(finished: Finished, voc_folder: Path, tmp_path: Path) -> None:
     assert_taught(finished, teach(finished, voc_folder, None, tmp_path / "own"))
 
 
@@ -212,9 +210,7 @@ def test_on_the_runs_own_test_set_the_scores_are_the_runs(finished: Finished) ->
     }
 
 
-def test_without_a_common_class_there_is_nothing_to_score(
-    finished: Finished, make_coco: Callable[..., Any]
-) -> None:
+def test_without_a_common_class_there_is_nothing_to_score(finished: Finished, make_coco: Callable[..., Any]) -> None:
     own = make_coco()
     with pytest.raises(InputError, match="share no class.*cat, dog.*circle"):
         evaluate_checkpoint(finished.root / "base" / "step_1", own.annotations, own.images, device="cpu")

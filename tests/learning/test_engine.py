@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -234,9 +235,7 @@ def test_bfloat16_on_the_cpu_keeps_losses_boxes_and_weights_in_float32(make_engi
     assert all(parameter.dtype == full and torch.isfinite(parameter).all() for parameter in model.parameters())
     plain = network()
     make_engine().fit(plain, Plain(plain), stream(), schedule(), 2, phase="x")  # a new engine, a new precision
-    assert all(
-        torch.allclose(a, b, atol=0.02) for a, b in zip(model.parameters(), plain.parameters(), strict=True)
-    )
+    assert all(torch.allclose(a, b, atol=0.02) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
 # --- the guard
@@ -262,7 +261,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_saves_the_batch(
     saved = torch.load(state.with_name("nonfinite.pt"), weights_only=True)
     images, targets = next(stream()(2))
     assert saved["iteration"] == 2
-    assert all(torch.equal(a, b) for a, b in zip(saved["images"], images, strict=True))
+    assert torch.equal(saved["images"], model.prepare(images, targets).images)
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(saved["targets"], targets, strict=True))
     assert saved["rng"].dtype == torch.uint8 and saved["rng"].shape == torch.get_rng_state().shape
 
@@ -314,9 +313,7 @@ def test_resuming_equals_uninterrupted_training_bit_for_bit(
     assert_equal_states(parts, state_of(whole))
 
 
-def test_a_killed_process_goes_on_from_the_last_checkpoint(
-    make_engine: Callable[..., Engine], tmp_path: Path
-) -> None:
+def test_a_killed_process_goes_on_from_the_last_checkpoint(make_engine: Callable[..., Engine], tmp_path: Path) -> None:
     state, plan = tmp_path / "train.pt", schedule(optimizer="adamw")
     whole = network()
     make_engine().fit(whole, Plain(whole), stream(), plan, 6, phase="x")
@@ -367,3 +364,45 @@ def test_the_random_state_is_restored(make_engine: Callable[..., Engine], tmp_pa
     fresh = build(9)
     make_engine().fit(fresh, Plain(fresh), stream(), plan, 6, phase="x", state=state)
     assert_equal_states(state_of(fresh), state_of(whole))
+
+
+@pytest.mark.parametrize("call", [3, 4])
+def test_an_interrupt_in_the_middle_of_an_iteration_does_not_count_half_of_it(
+    make_engine: Callable[..., Engine], tmp_path: Path, call: int
+) -> None:
+    """Ctrl-C comes when it likes: mostly between forward and step, when BatchNorm has seen the batch already."""
+    plan, state = schedule(optimizer="adamw"), tmp_path / "train.pt"
+    whole = network()
+    make_engine().fit(whole, Plain(whole), stream(), plan, 6, phase="x")
+
+    def interrupt(number: int, losses: dict[str, Tensor]) -> None:
+        if number == call:
+            signal.raise_signal(signal.SIGINT)
+
+    part = network()
+    with pytest.raises(KeyboardInterrupt):
+        make_engine().fit(part, Plain(part, interrupt), stream(), plan, 6, phase="x", state=state)
+    fresh = network(seed=9)
+    make_engine().fit(fresh, Plain(fresh), stream(), plan, 6, phase="x", state=state)
+    assert_equal_states(state_of(fresh), state_of(whole))
+
+
+def test_the_saved_random_state_prepares_the_saved_batch_as_it_was(
+    make_engine: Callable[..., Engine], tmp_path: Path
+) -> None:
+    """Several sizes: the size is drawn in prepare, so the state has to be that before it."""
+    model = network(min_size=tuple(range(32, 64, 4)))
+    shapes: list[list[tuple[int, int]]] = []
+
+    def lesson(dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+        shapes.append(prepared.image_sizes)
+        losses = model.compute_losses(dense, prepared.targets or [])
+        return {name: loss * (math.nan if len(shapes) == 3 else 1) for name, loss in losses.items()}
+
+    state = tmp_path / "train.pt"
+    with pytest.raises(TrainingError):
+        make_engine().fit(model, lesson, stream(), schedule(), 6, phase="x", state=state)
+    saved = torch.load(state.with_name("nonfinite.pt"), weights_only=True)
+    torch.set_rng_state(saved["rng"])
+    images, targets = next(stream()(2))
+    assert model.prepare(images, targets).image_sizes == shapes[-1] == saved["image_sizes"]

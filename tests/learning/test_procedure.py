@@ -154,9 +154,7 @@ def test_balanced_fine_tuning_has_a_balanced_set_and_distils_the_new_head_too(
     assert (second.thresholds.low <= second.thresholds.high).all()
 
 
-def test_without_a_memory_there_is_no_balanced_fine_tuning(
-    scenery: Scenery, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_memory_there_is_no_balanced_fine_tuning(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> None:
     phases: list[str] = []
     monkeypatch.setattr(procedure, "train", lambda *values: phases.append(values[6]))
     scenery.memory = Memory.empty(scenery.memory.budget)

@@ -183,3 +183,12 @@ def test_classes_are_fitted_one_by_one_and_move_together() -> None:
     assert fitted.high.tolist() == pytest.approx([0.5, 0.4, 0.25])
     moved = fitted.to("cpu")
     assert torch.equal(moved.high, fitted.high) and torch.equal(moved.low, fitted.low)
+
+
+def test_neighbouring_scores_do_not_switch_a_class_off() -> None:
+    lower = np.float32(0.3)
+    for _ in range(4):  # the middle of two float32 neighbours is no float32: it rounds to either
+        upper = np.nextafter(lower, np.float32(1))
+        high = float(fit_thresholds([np.array([lower, upper], np.float32)], [None]).high[0])
+        assert high == pytest.approx(0.3, abs=1e-3)
+        lower = upper

@@ -184,9 +184,7 @@ def test_another_seed_gives_other_weights_on_the_same_images(finished: Finished,
     root = run(settings(methods=["finetune"], seed=1), display=quiet()[0])
     assert read(root / "results.json")["seed"] == 1
     assert read(root / "protocol.json") == read(finished.root / "protocol.json")
-    theirs, ours = (
-        state_of(checkpoint.load(place / "base" / "step_1").model) for place in (finished.root, root)
-    )
+    theirs, ours = (state_of(checkpoint.load(place / "base" / "step_1").model) for place in (finished.root, root))
     assert (theirs["box_head.bbox_reg.weight"] != ours["box_head.bbox_reg.weight"]).any()
 
 
@@ -237,9 +235,7 @@ def test_joint_resumes_too(finished: Finished, settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("without_report", "no_training")
-def test_resuming_a_finished_run_trains_nothing(
-    finished: Finished, settings: Settings, tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_trains_nothing(finished: Finished, settings: Settings, tmp_path: Path) -> None:
     import shutil
 
     root = shutil.copytree(finished.root, tmp_path / "run")
@@ -315,3 +311,13 @@ def test_a_folder_with_another_run_is_left_alone(finished: Finished, settings: S
     with pytest.raises(InputError, match="key methods.*differs"):
         run(settings(output=finished.root, methods=["masked"]), resume=True, display=quiet()[0])
     assert {path: path.stat().st_mtime_ns for path in finished.root.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_resumed_run_knows_the_changes_of_old_classes_too(finished: Finished, settings: Settings) -> None:
+    config = settings(methods=["incdet"])
+    with pytest.raises(KeyboardInterrupt):
+        run(config, display=Stopping("step 3 train", 1))
+    root = run(config, resume=True, display=quiet()[0])
+    whole, resumed = (read(place / "scores.json")["steps"] for place in (finished.root / "incdet", root))
+    assert [sorted(step["changes"]) for step in resumed] == [sorted(step["changes"]) for step in whole]
