@@ -173,6 +173,25 @@ def _extend(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FOLDER", help="folder of one step")
+    parser.add_argument("--images", required=True, type=Path, nargs="+", metavar="PATH", help="pictures or folders")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="gets detections.json and drawings")
+    parser.add_argument("--threshold", type=float, default=0.3, metavar="S", help="lowest score that is kept [0.3]")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from incdet.predict import predict
+
+    file = predict(
+        arguments.checkpoint, arguments.images, arguments.output,
+        threshold=arguments.threshold, device=arguments.device,
+    )  # fmt: skip
+    print(f"written: {file}")
+    return 0
+
+
 def _add_check(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
 
@@ -260,6 +279,12 @@ VERBS = {
         "example: incdet extend --checkpoint runs/demo/incdet/step_3 --data my.json --images my/ --output runs/mine",
         _add_extend,
         _extend,
+    ),
+    "predict": (
+        "find the known classes in your own photographs\n\n"
+        "example: incdet predict --checkpoint runs/demo/incdet/step_3 --images photos/ --output runs/found",
+        _add_predict,
+        _predict,
     ),
     "check": ("report what is wrong with a data set", _add_check, _check),
     "report": ("draw plots and report.html again from a run folder", _add_report, _report),

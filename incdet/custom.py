@@ -13,7 +13,7 @@ from incdet.console import Display
 from incdet.data.formats import read_coco, read_voc
 from incdet.data.protocols import Protocol
 from incdet.data.records import LabelledSet, Record
-from incdet.engine import Engine
+from incdet.engine import Engine, device_named
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluate import detect, score
 from incdet.journal import Journal
@@ -71,7 +71,7 @@ def evaluate_checkpoint(
                 f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories",
             )
         )
-    model.to(_device(device))
+    model.to(device_named(device))
     detections = detect(model, data.records, batch_size=batch_size)
     scores = {
         name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared
@@ -229,12 +229,6 @@ def _old_memory(
 
 def _numbered(records: Sequence[Record]) -> list[Record]:
     return [replace(record, image_id=number) for number, record in enumerate(records, start=1)]
-
-
-def _device(name: str) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _tell(results: Results, step: int, display: Display) -> None:

@@ -195,6 +195,11 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
     )
 
 
+def device_named(name: str) -> torch.device:
+    """``cpu``, ``cuda`` or ``cuda:1`` as they say; ``auto`` is the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 def move(batch: Batch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Any]]]:
     """The batch with every tensor on ``device``."""
     images, targets = batch

@@ -178,15 +178,17 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
     write_json(folder.root / "protocol.json", value)
 
 
+def recipe_of(config: Config) -> Recipe:
+    """The recipe that ``config.model`` describes."""
+    values = config.model.model_dump(exclude={"weights"})
+    values["detections_per_img"] = values.pop("detections")
+    return Recipe(**{name: value for name, value in values.items() if value is not None or name != "anchor_sizes"})
+
+
 def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:
     """The detector of ``config.model``; its weights are a function of the seed (and of the weights file)."""
-    values = config.model.model_dump()
-    weights = values.pop("weights")
-    values["detections_per_img"] = values.pop("detections")
-    if values["anchor_sizes"] is None:
-        values.pop("anchor_sizes")
     torch.manual_seed(config.seed)
-    return IncrementalRetinaNet(Recipe(**values), vocabulary, weights)
+    return IncrementalRetinaNet(recipe_of(config), vocabulary, config.model.weights)
 
 
 def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None:
@@ -205,6 +207,19 @@ def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None
                 "class vocabulary",
                 f"knows {', '.join(model.vocab.names)}",
                 f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol",
+            )
+        )
+    wanted, own = recipe_of(config).architecture(), model.recipe.architecture()
+    # A weights file may bring its own epsilon, which no configuration names.
+    differing = [name for name in wanted if wanted[name] != own[name] and name != "norm_eps"]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            Finding(
+                str(config.base),
+                f"architecture, {name}",
+                f"is {own[name]!r}, the configuration says {wanted[name]!r}",
+                "give the model section that the checkpoint was trained with",
             )
         )
     return model

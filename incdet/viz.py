@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,6 +52,7 @@ _SPARE = (
     ("#2B90C8", "#8CCBF2", ">"),
 )
 OLD, NEW = "#0072B2", "#D55E00"
+PALETTE = ("#0072B2", "#D55E00", "#00795A", "#B8508A", "#8A5A2B", "#7A4FBF", "#9A6A00", "#45506B")
 DRAWN = 0.3
 """Detections from this score on are drawn."""
 
@@ -240,6 +243,25 @@ def samples(
         Line2D([], [], color=theme.ink, linestyle=":", linewidth=2, label="missed object of a class known by then"),
     ]
     figure.legend(handles=handles, loc="upper center", ncols=3, frameon=False, labelcolor=theme.ink, fontsize=10)
+    _save(figure, path, theme)
+
+
+def photograph(entry: Mapping[str, Any], path: Path, theme: Theme = LIGHT) -> None:
+    """Draws the detections of one picture, ``{"image", "width", "height", "detections"}``, a colour for each class."""
+    width = 8.0
+    figure = Figure(figsize=(width, width * entry["height"] / entry["width"]), facecolor=theme.paper)
+    axes = figure.add_axes((0, 0, 1, 1))
+    # The path is the user's own, in any format OpenCV reads; matplotlib reads fewer.
+    pixels = np.asarray(cv2.imread(str(entry["image"]), cv2.IMREAD_COLOR))[..., ::-1]
+    axes.imshow(pixels, extent=(0, entry["width"], entry["height"], 0))
+    axes.set_axis_off()
+    names = sorted({item["name"] for item in entry["detections"]})
+    colours = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)}
+    taken: list[tuple[float, float, float, float]] = []
+    for item in reversed(entry["detections"]):
+        _frame(axes, item["box"], colours[item["name"]], "#ffffff", "-")
+    for item in entry["detections"]:
+        _label(axes, item["box"], f"{item['name']} {item['score']:.2f}", colours[item["name"]], taken)
     _save(figure, path, theme)
 
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ TOOLS = ("train_incremental", "evaluate", "finetune_custom")
 def test_help_answers_within_half_a_second_without_torch(words: list[str], repository: Path) -> None:
     command = [sys.executable, "-X", "importtime", *words, "--help"]
     seconds = []
-    for _ in range(4):  # the fastest: other work on the machine only slows a start down
-        start = time.perf_counter()
+    for _ in range(4):  # the fastest, in processor time: what else the machine does is not our start
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60, check=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if seconds[-1] < 0.5:
             break
     assert "usage:" in done.stdout

@@ -49,6 +49,19 @@ def read_image(record: Record) -> Image:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
+def image_size(file: Path) -> tuple[int, int]:
+    """(width, height) of a picture as ``read_image`` would turn it, without annotations.
+
+    Raises:
+        InputError: The file is missing or is no picture.
+    """
+    decoded = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if decoded is None:
+        problem = "cannot be decoded" if file.is_file() else "does not exist"
+        raise InputError(Finding(str(file), "picture", problem, "name a picture file"))
+    return int(decoded.shape[1]), int(decoded.shape[0])
+
+
 class ImageCache:
     """Decoded pictures in memory up to a byte budget; what does not fit is read again.
 
