@@ -28,6 +28,7 @@ setup(
         "accelerate",  # devices, mixed precision, several processes
         "safetensors",  # checkpoints that run no code when they are read
         "numpy",
+        "pillow",  # reads picture headers; torchvision needs it anyway
         "pycocotools",  # the reference for COCO AP
         "albumentations==2.0.8",  # last release under MIT; brings opencv-python-headless: no other OpenCV beside it
         "albucore==0.0.24",  # the one that albumentations 2.0.8 was built on; later ones break it

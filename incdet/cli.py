@@ -206,19 +206,17 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _findings_of(data: Path, images: Path | None) -> Sequence[Finding]:
-    """What is wrong with a COCO file or a folder of XML files."""
-    if not data.is_dir():
-        from incdet.data.checks import check_coco
+    """What is wrong with a COCO file or a folder of XML files, or else with their pictures."""
+    from incdet.data.formats import read_coco, read_voc
+    from incdet.data.pictures import check_pictures
 
-        if images is None:
-            raise InputError(Finding(str(data), "images", "the folder of the images is not given", "add --images DIR"))
-        return check_coco(data, images)
-    from incdet.data.formats import read_voc
-
+    if images is None and not data.is_dir():
+        raise InputError(Finding(str(data), "images", "the folder of the images is not given", "add --images DIR"))
     try:
-        return read_voc(data).warnings
+        found = read_voc(data) if images is None else read_coco(data, images)
     except InputError as error:
         return error.findings
+    return [*found.warnings, *check_pictures(found.records)]
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

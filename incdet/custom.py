@@ -11,6 +11,7 @@ from incdet import checkpoint
 from incdet.config import Config, load_config
 from incdet.console import Display
 from incdet.data.formats import read_coco, read_voc
+from incdet.data.pictures import check_pictures
 from incdet.data.protocols import Protocol
 from incdet.data.records import LabelledSet, Record
 from incdet.engine import Engine, device_named
@@ -35,11 +36,12 @@ def read_annotations(path: Path, images: Path | None) -> LabelledSet:
     Raises:
         InputError: Whatever is wrong with them.
     """
-    if path.is_dir():
-        return read_voc(path, split="train")
-    if images is None:
+    if images is None and not path.is_dir():
         raise InputError(Finding(str(path), "images", "the folder of the images is not given", "add --images DIR"))
-    return read_coco(path, images)
+    data = read_voc(path, split="train") if images is None else read_coco(path, images)
+    if findings := check_pictures(data.records):
+        raise InputError(findings)
+    return data
 
 
 def evaluate_checkpoint(

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from incdet.config import Config
 from incdet.data.formats import read_coco, read_voc
+from incdet.data.pictures import check_pictures
 from incdet.data.records import LabelledSet, Record, merge
 from incdet.data.shapes import write_shapes
-from incdet.errors import Finding
+from incdet.errors import Finding, InputError
 
 
 class Source(NamedTuple):
@@ -34,6 +35,8 @@ def open_source(config: Config) -> Source:
             data.root, train=data.train_images, test=data.test_images, size=data.image_size, seed=data.draw_seed
         )
     train, test = _read(config, "train"), _read(config, "test")
+    if data.format != "shapes" and (findings := check_pictures([*train.records, *test.records])):
+        raise InputError(findings)
     source_ids = {**test.source_ids, **train.source_ids}
     return Source(
         list(train.records), list(test.records), tuple(train.names), source_ids, (*train.warnings, *test.warnings)
