@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -171,7 +172,8 @@ def train(
             len(dataset), batch_size, seed, start=drawn, shares=training_set.groups(),
             rank=engine.accelerator.process_index, world=world,
         )  # fmt: skip
-        return make_loader(dataset, sampler, config.engine.workers)
+        # A file written for a large machine runs on a small one too; the batches are the same for any number.
+        return make_loader(dataset, sampler, min(config.engine.workers, os.cpu_count() or 1))
 
     iterations = schedule_length(schedule, len(dataset))
     state = folder / f"{phase.rsplit(' ', 1)[-1]}.pt"
