@@ -16,6 +16,8 @@ settings.register_profile(
     "incdet", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=50
 )
 settings.load_profile("incdet")
+# Networks this small gain nothing from a second thread, and two threads on a busy core wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports albumentations; it would ask the network
 
 
