@@ -84,8 +84,8 @@ class Run:
         checkpoint.save(place, model, history=history(results), metrics=dict(groups))
         results.save(folder / "results.json")
         self.engine.journal.write("step", method=results.method, step=step, **groups, seconds=seconds)
-        known = [f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None]
-        self.display.say(f"{results.method} step {step}: {', '.join(known) or 'no test object of a known class'}")
+        parts = [f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None]
+        self.display.say(f"{results.method} step {step}: {', '.join(parts) or 'no test object of a known class'}")
 
     def recall(self, model: IncrementalRetinaNet, method: str, step: int) -> None:
         """Detects again with the model after ``step`` where an earlier part of the run did, so that changes show."""
