@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "incdet"
 
 # Imports point downwards, or sideways within a group; `network` and `data` are strangers.
-WORDS = {"errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe"}
+WORDS = {"errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe", "sizes"}
 NETWORK = {"backbones", "heads", "model", "convert", "checkpoint", "weights", "postprocess"}
 LEARNING = {
     "config", "schema", "engine", "methods", "distill", "teacher", "pseudo", "memory", "features", "procedure",
