@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from incdet.batches import training_batches
 from incdet.config import Config, Schedule
-from incdet.data.augment import build_pipeline
-from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
 from incdet.data.protocols import StepView
 from incdet.data.records import Record
-from incdet.engine import Batch, Engine
+from incdet.engine import Engine
 from incdet.evaluate import detect, match
 from incdet.features import object_features
 from incdet.memory import Memory
@@ -159,23 +157,9 @@ def train(
 ) -> None:
     """Trains ``model`` in place on ``training_set`` for the length of ``schedule``."""
     seed = _seed(config, len(model.vocab.steps), phase)
-    augment = config.augment
-    pipeline = build_pipeline(
-        flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale
-    )
-    dataset = DetectionDataset(training_set.records, model.vocab, pipeline, seed=seed)
-    world = engine.accelerator.num_processes
-    batch_size = max(1, schedule.batch_size // (config.engine.accumulation * world))
-
-    def batches(drawn: int) -> Iterable[Batch]:
-        sampler = DrawSampler(
-            len(dataset), batch_size, seed, start=drawn, shares=training_set.groups(),
-            rank=engine.accelerator.process_index, world=world,
-        )  # fmt: skip
-        # A file written for a large machine runs on a small one too; the batches are the same for any number.
-        return make_loader(dataset, sampler, min(config.engine.workers, os.cpu_count() or 1))
-
-    iterations = schedule_length(schedule, len(dataset))
+    records = training_set.records
+    batches = training_batches(engine, model, records, training_set.groups(), config, schedule, seed)
+    iterations = schedule_length(schedule, len(records))
     state = folder / f"{phase.rsplit(' ', 1)[-1]}.pt"
     engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state)
 
