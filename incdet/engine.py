@@ -36,10 +36,14 @@ class Lesson(Protocol):
 
 
 class Progress(Protocol):
-    """Something that is told how far a phase is."""
+    """Something that is told how far a phase is, and what was decided for it."""
 
     def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
         """``done`` of ``total`` optimiser steps of ``phase``; ``loss`` is a running mean."""
+        ...
+
+    def say(self, text: object) -> None:
+        """A line for the person who waits."""
         ...
 
 
@@ -70,6 +74,12 @@ class Engine:
     def device(self) -> torch.device:
         """Where the networks run."""
         return torch.device(self.accelerator.device)
+
+    def say(self, text: str) -> None:
+        """Puts a choice that was made for the user on the screen and into the log."""
+        self.journal.write("message", text=text)
+        if self.progress is not None and self.accelerator.is_main_process:
+            self.progress.say(text)
 
     def fit(
         self,
