@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +18,14 @@ from torch import Tensor, nn
 
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
-from incdet.errors import InputError, TrainingError
+from incdet.errors import InputError
+from incdet.iteration import Guard, Iteration, Lesson
 from incdet.journal import Journal
-from incdet.model import Dense, IncrementalRetinaNet, Prepared
+from incdet.model import IncrementalRetinaNet, Prepared
 
 Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
 Batches = Callable[[int], Iterable[Batch]]
 """Number of batches already drawn -> the endless rest of the stream; a pure function of its argument."""
-
-
-class Lesson(Protocol):
-    """What a phase of training minimises: named scalars whose sum is the loss of the batch."""
-
-    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
-        """Scalars of one batch."""
-        ...
 
 
 class Progress(Protocol):
@@ -64,8 +57,10 @@ class Engine:
         AcceleratorState._reset_state()
         if settings.device.startswith("cuda:"):
             torch.cuda.set_device(settings.device)
-        precision = {"off": "no"}.get(settings.precision, settings.precision)
-        self.accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision=precision)
+        self.precision = chosen_precision(settings)
+        self.accelerator = Accelerator(
+            cpu=settings.device == "cpu", mixed_precision={"off": "no"}.get(self.precision, self.precision)
+        )
         self.settings = settings
         self.journal = journal
         self.progress = progress
@@ -74,6 +69,12 @@ class Engine:
     def device(self) -> torch.device:
         """Where the networks run."""
         return torch.device(self.accelerator.device)
+
+    def describe(self) -> str:
+        """The choices that depend on the device, in a line."""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, precision {self.precision}, channels last"
+        return f"{self.device.type}, {torch.get_num_threads()} threads, precision {self.precision}"
 
     def say(self, text: str) -> None:
         """Puts a choice that was made for the user on the screen and into the log."""
@@ -108,12 +109,11 @@ class Engine:
             TrainingError: A loss was not finite; batch and random state lie beside ``state``.
         """
         model.to(self.device).train()
-        optimizer = make_optimizer(model, schedule)
-        student: nn.Module = model
-        if self.accelerator.num_processes > 1:
-            student = self.accelerator.prepare_model(model)
-        stepper = self.accelerator.prepare_optimizer(optimizer)
-        progress = _Phase(model, optimizer, self.accelerator.scaler, state)
+        if self.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
+        iteration = Iteration(self.accelerator, model, lesson, schedule)
+        progress = _Phase(model, iteration.optimizer, self.accelerator.scaler, state)
+        guard = Guard(state, lag=1 if self.device.type == "cuda" else 0)
         done = progress.restore(self.device)
         stream = iter(batches(done * self.settings.accumulation))
         meter = _Meter()
@@ -126,57 +126,32 @@ class Engine:
                     # An image that cannot be read: the weights are sound, and nothing of this iteration has happened.
                     progress.store(done, random)
                     raise
-                _set_rate(optimizer, learning_rate(schedule, done, iterations))
-                losses = self._accumulate(student, lesson, prepared, state, done, random)
-                if schedule.clip is not None:
-                    self.accelerator.clip_grad_norm_(model.parameters(), schedule.clip)
-                stepper.step()
-                stepper.zero_grad()
+                rate = learning_rate(schedule, done, iterations)
+                guard.watch(iteration(prepared, rate), prepared, random, done)
                 done += 1
-                meter.add(losses, schedule.batch_size)
+                stores = done % self.settings.checkpoint_every == 0 or done == iterations
+                for losses in guard.read(everything=stores):
+                    meter.add(losses, schedule.batch_size)
                 with interrupt.listening():
-                    self._report(meter, optimizer, phase, done, iterations)
-                if interrupt.came or done % self.settings.checkpoint_every == 0 or done == iterations:
+                    self._report(meter, rate, phase, done, iterations)
+                if interrupt.came or stores:
+                    # A state is stored only when all its losses are known to have been finite.
+                    for losses in guard.read(everything=True):
+                        meter.add(losses, schedule.batch_size)
                     progress.store(done, torch.get_rng_state())
                 if interrupt.came:
                     raise KeyboardInterrupt
 
     def _draw(self, model: IncrementalRetinaNet, stream: Iterator[Batch]) -> list[Prepared]:
         """The prepared micro-batches of one optimiser step, all of them before anything is computed."""
-        return [model.prepare(*move(next(stream), self.device)) for _ in range(self.settings.accumulation)]
+        return [model.prepare(*next(stream)) for _ in range(self.settings.accumulation)]
 
-    def _accumulate(
-        self,
-        student: nn.Module,
-        lesson: Lesson,
-        batches: Sequence[Prepared],
-        state: Path | None,
-        done: int,
-        random: Tensor,
-    ) -> dict[str, float]:
-        """Forward and backward of the micro-batches of one optimiser step; returns their mean losses."""
-        sums: dict[str, float] = {}
-        count = len(batches)
-        for number, prepared in enumerate(batches, start=1):
-            with nullcontext() if number == count else self.accelerator.no_sync(student):
-                with self.accelerator.autocast():
-                    losses = lesson(student(prepared), prepared)
-                total = torch.stack(list(losses.values())).sum()
-                values = torch.stack([total.detach(), *(loss.detach() for loss in losses.values())]).tolist()
-                if not all(math.isfinite(value) for value in values):
-                    _refuse(losses, prepared, state, done, random)
-                self.accelerator.backward(total / count)
-            for name, value in zip(["loss", *losses], values, strict=True):
-                sums[name] = sums.get(name, 0.0) + value / count
-        return sums
-
-    def _report(self, meter: _Meter, optimizer: torch.optim.Optimizer, phase: str, done: int, total: int) -> None:
+    def _report(self, meter: _Meter, rate: float, phase: str, done: int, total: int) -> None:
         if not self.accelerator.is_main_process:
             return
         if self.progress is not None:
             self.progress(phase, done, total, meter.mean("loss"))
         if done % self.settings.log_every == 0 or done == total:
-            rate = optimizer.param_groups[0]["lr"]
             self.journal.scalars(phase, {**meter.take(), "lr": rate}, done)
 
 
@@ -195,14 +170,12 @@ def learning_rate(schedule: Schedule, done: int, total: int) -> float:
     return schedule.lr
 
 
-def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """A fused optimiser over the parameters that train: the fused form is the fastest on CPU and GPU alike."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, fused=True
-    )
+def chosen_precision(settings: EngineConfig) -> str:
+    """``auto`` is bfloat16 on a GPU that computes in it; on a CPU it would be several times slower than float32."""
+    if settings.precision != "auto":
+        return settings.precision
+    on_gpu = device_named(settings.device).type == "cuda"
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "off"
 
 
 def device_named(name: str) -> torch.device:
@@ -244,11 +217,6 @@ class _Meter:
         means = {name: round(self.mean(name), 6) for name in self._sums} | {"images_per_second": round(rate, 2)}
         self.__init__()  # type: ignore[misc]
         return means
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 class _Phase:
@@ -317,18 +285,3 @@ class _Interrupt:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
-
-
-def _refuse(losses: Mapping[str, Tensor], prepared: Prepared, state: Path | None, done: int, random: Tensor) -> None:
-    """Saves the batch as the network saw it, and the random state it was prepared from."""
-    values = {name: float(loss.detach()) for name, loss in losses.items()}
-    saved = "nothing was saved"
-    if state is not None:
-        path = state.with_name("nonfinite.pt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({**prepared._asdict(), "rng": random, "iteration": done}, path)
-        saved = f"batch and random state are in {path}"
-    raise TrainingError(
-        f"loss is not finite at iteration {done + 1}: {values}; {saved}; lower the learning rate, lengthen the "
-        "warm-up, set a clip, or use engine.precision=off"
-    )

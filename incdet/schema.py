@@ -203,8 +203,8 @@ class Augment(_Section):
 class Engine(_Section):
     """How training runs on the machine."""
 
-    precision: Literal["off", "bf16", "fp16"] = "off"
-    """Mixed precision of the network; losses and boxes stay float32."""
+    precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    """Mixed precision of the network; losses and boxes stay float32. auto: bf16 on a GPU that has it, else off."""
     accumulation: Positive = 1
     """Batches whose gradients are added before an optimiser step."""
     workers: Annotated[int, Field(ge=0)] = 2

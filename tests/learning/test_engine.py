@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from incdet.config import Engine as Settings
 from incdet.config import Schedule
-from incdet.engine import Batch, Engine, learning_rate, make_optimizer, move
+from incdet.engine import Batch, Engine, learning_rate, move
 from incdet.errors import TrainingError
+from incdet.iteration import Guard, make_optimizer
 from incdet.journal import Journal
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 
@@ -271,6 +272,63 @@ def test_the_guard_works_without_a_place_to_save(make_engine: Callable[..., Engi
     lesson = Plain(model, lambda _, losses: losses.update(classification=losses["classification"] / 0))
     with pytest.raises(TrainingError, match="nothing was saved"):
         make_engine().fit(model, lesson, stream(), schedule(), 1, phase="x")
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard as it works on a GPU: a step is read when the next one has been launched."""
+    monkeypatch.setattr("incdet.engine.Guard", lambda state, lag: Guard(state, lag=1))
+
+
+def test_a_late_guard_names_the_step_and_its_micro_batch_and_no_weight_has_moved_by_it(
+    make_engine: Callable[..., Engine], tmp_path: Path, late: None
+) -> None:
+    model, kept = network(), {}
+
+    def spoil(call: int, losses: dict[str, Tensor]) -> None:
+        if call in (5, 7):
+            kept[call] = {name: p.detach().clone() for name, p in model.named_parameters()}
+        if call == 6:
+            losses["classification"] = losses["classification"] * math.nan
+
+    state = tmp_path / "train.pt"
+    with pytest.raises(TrainingError, match="iteration 3.*classification"):
+        make_engine(accumulation=2).fit(model, Plain(model, spoil), stream(), schedule(), 6, phase="x", state=state)
+    assert all(torch.equal(kept[5][name], kept[7][name]) for name in kept[5])
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    saved = torch.load(state.with_name("nonfinite.pt"), weights_only=True)
+    assert saved["iteration"] == 2
+    assert torch.equal(saved["images"], model.prepare(*next(stream()(5))).images)
+
+
+def test_a_late_guard_stops_at_the_last_step_too_and_before_a_state_is_stored(
+    make_engine: Callable[..., Engine], tmp_path: Path, late: None
+) -> None:
+    model = network()
+    lesson = Plain(model, lambda call, losses: losses.update(bbox_regression=losses["bbox_regression"] / (3 - call)))
+    state = tmp_path / "train.pt"
+    with pytest.raises(TrainingError, match="iteration 3"):
+        make_engine().fit(model, lesson, stream(), schedule(), 3, phase="x", state=state)
+    assert not state.exists()
+
+
+def test_a_late_guard_changes_neither_weights_nor_log(
+    make_engine: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for lag in (0, 1):
+        monkeypatch.setattr("incdet.engine.Guard", lambda state, lag, wanted=lag: Guard(state, lag=wanted))
+        model = network()
+        make_engine(log_every=6).fit(model, Plain(model), stream(), schedule(), 6, phase="x")
+        found.append((state_of(model), lines(tmp_path)[-1]["loss"]))
+    assert_equal_states(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+def test_automatic_precision_is_full_on_a_cpu(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    assert engine.settings.precision == "auto" and engine.precision == "off"
+    assert "precision off" in engine.describe()
 
 
 # --- resuming
