@@ -14,10 +14,10 @@ from torch import Tensor
 
 from incdet.assign import Assignment, assign
 from incdet.distill import (
+    Responses,
     Selection,
     box_distillation_loss,
     response_loss,
-    select,
     select_boxes,
     softmax_loss,
 )
@@ -33,7 +33,7 @@ class Scene(NamedTuple):
     Attributes:
         dense: The student's forward.
         targets: Annotated targets, one a image.
-        shadow: The teacher's forward on the same tensors; None without a teacher.
+        responses: The teacher's, to the method's ``selections``; None without a teacher.
         detections: The teacher's detections in prepared pixels; None unless the method labels with them.
         thresholds: Of the pseudo-labels, per teacher column.
         heads: Number of classes of each head the teacher answers for; they sum to O.
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
     dense: Dense
     targets: Sequence[Mapping[str, Any]]
-    shadow: Dense | None = None
+    responses: Responses | None = None
     detections: Sequence[Mapping[str, Tensor]] | None = None
     thresholds: Thresholds | None = None
     heads: tuple[int, ...] = ()
@@ -56,11 +56,14 @@ class Scene(NamedTuple):
         everything = torch.ones(columns, dtype=torch.bool, device=self.dense.logits.device)
         return torch.stack([target.get("coverage", everything) for target in self.targets])
 
-    def speaks_on(self, images: str) -> Tensor:
-        """Images that a distillation term listens to, (B,) bool: ``new``, ``exemplars`` or ``both``."""
+    def heard(self, responses: Responses, selection: Selection, images: str) -> Tensor:
+        """The rows (N,) bool that ``selection`` takes on ``images``: ``new``, ``exemplars`` or ``both``."""
+        rows = responses.heard[selection]
+        if images == "both":
+            return rows
         coverage = self.coverage()
         new = coverage[:, coverage.shape[1] - self.newest :].any(dim=1)
-        return {"new": new, "exemplars": ~new, "both": torch.ones_like(new)}[images]
+        return rows & {"new": new, "exemplars": ~new}[images][responses.image]
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,11 @@ class KdResponse:
     images: str = "both"
     uncovered_only: bool = False
 
-    def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+    def __call__(self, scene: Scene, teacher: Responses, assignment: Assignment, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        selected = select(shadow.logits, self.selection) & scene.speaks_on(self.images)[:, None]
-        channels = ~coverage[:, : shadow.logits.shape[-1]] if self.uncovered_only else None
-        return response_loss(scene.dense.logits, shadow.logits, selected, channels, self.temperature)
+        selected = scene.heard(teacher, self.selection, self.images)
+        channels = ~coverage[:, : teacher.logits.shape[1]] if self.uncovered_only else None
+        return response_loss(scene.dense.logits, teacher, selected, channels, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,10 @@ class KdSoftmax:
     selection: Selection = Selection("score", 0.05)
     images: str = "both"
 
-    def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+    def __call__(self, scene: Scene, teacher: Responses, assignment: Assignment, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        selected = select(shadow.logits, self.selection) & scene.speaks_on(self.images)[:, None]
-        return softmax_loss(scene.dense.logits, shadow.logits, selected, scene.heads, self.temperature)
+        selected = scene.heard(teacher, self.selection, self.images)
+        return softmax_loss(scene.dense.logits, teacher, selected, scene.heads, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,18 @@ class KdBox:
     nms: float = 0.7
     images: str = "both"
 
-    def __call__(self, scene: Scene, shadow: Dense, assignment: Assignment, coverage: Tensor) -> Tensor:
+    @property
+    def selection(self) -> Selection:
+        """Which anchors it listens to."""
+        return Selection("score", self.score)
+
+    def __call__(self, scene: Scene, teacher: Responses, assignment: Assignment, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        taken = (assignment.matched >= 0) | ~scene.speaks_on(self.images)[:, None]
-        image, anchor = select_boxes(
-            shadow.logits, shadow.deltas, shadow.anchors, taken, score=self.score, nms=self.nms
-        )
-        return box_distillation_loss(scene.dense.deltas, shadow.deltas, shadow.anchors, image, anchor, scene.box_kind)
+        anchors = scene.dense.anchors
+        matched = assignment.matched.flatten().index_select(0, teacher.image * len(anchors) + teacher.anchor)
+        candidates = scene.heard(teacher, self.selection, self.images) & (matched < 0)
+        rows = select_boxes(teacher, candidates, anchors, nms=self.nms)
+        return box_distillation_loss(scene.dense.deltas, teacher, rows, anchors, scene.box_kind)
 
 
 Term = KdResponse | KdSoftmax | KdBox
@@ -173,6 +181,11 @@ class Method:
         """Whether the network before the step has to answer during training."""
         return bool(self.terms) or self.pseudo_labels
 
+    @property
+    def selections(self) -> tuple[Selection, ...]:
+        """Every selection that a term listens to, once."""
+        return tuple(dict.fromkeys(term.selection for term in self.terms))
+
     def without(self, *parts: str) -> Method:
         """The method less the named parts, for ablations; its name says so.
 
@@ -207,18 +220,20 @@ class Method:
         """
         dense = scene.dense
         assignment = assign(scene.targets, dense.anchors)
-        coverage = scene.coverage() if self.masked else torch.ones_like(scene.coverage())
+        coverage = scene.coverage()
+        if not self.masked:
+            coverage = torch.ones_like(coverage)
         losses = {
             "focal": focal_loss(dense.logits, assignment, coverage=coverage if self.masked else None),
             "box": box_loss(dense.deltas, dense.anchors, assignment, kind=scene.box_kind),
         }
-        if scene.shadow is None:
+        if scene.responses is None:
             return losses
         if self.pseudo_labels and scene.detections is not None and scene.thresholds is not None:
             labels = pseudo_label(scene.detections, scene.targets, dense.anchors, coverage, scene.thresholds)
             losses |= _pseudo_losses(scene, assignment, labels)
         for term in self.terms:
-            losses[term.name] = term.weight * term(scene, scene.shadow, assignment, coverage)
+            losses[term.name] = term.weight * term(scene, scene.responses, assignment, coverage)
         return losses
 
 
@@ -232,7 +247,7 @@ def _pseudo_losses(scene: Scene, assignment: Assignment, labels: PseudoLabels) -
     pseudo = labels.assignment
     count = pseudo.positives.sum().clamp(min=1).to(torch.float32)
     normaliser = count.expand(len(scene.targets))
-    free = assignment.matched[pseudo.image, pseudo.anchor] < 0
+    free = (assignment.matched[pseudo.image, pseudo.anchor] < 0).nonzero().squeeze(1)
     return {
         "pseudo_focal": focal_loss(
             dense.logits, pseudo, coverage=labels.channels, void=labels.void, normaliser=normaliser
@@ -243,18 +258,13 @@ def _pseudo_losses(scene: Scene, assignment: Assignment, labels: PseudoLabels) -
     }
 
 
-def _keep(assignment: Assignment, kept: Tensor) -> Assignment:
-    """The assignment with only the ``kept`` (P,) bool positive entries."""
-    matched = assignment.matched.clone()
-    matched[assignment.image[~kept], assignment.anchor[~kept]] = -2
-    image = assignment.image[kept]
-    return Assignment(
-        matched=matched,
-        image=image,
-        anchor=assignment.anchor[kept],
-        column=assignment.column[kept],
-        boxes=assignment.boxes[kept],
-        positives=torch.bincount(image, minlength=matched.shape[0]),
+def _keep(assignment: Assignment, rows: Tensor) -> Assignment:
+    """The assignment with the positive entries ``rows`` (P,) int64 alone, as the box loss reads it."""
+    return assignment._replace(
+        image=assignment.image[rows],
+        anchor=assignment.anchor[rows],
+        column=assignment.column[rows],
+        boxes=assignment.boxes[rows],
     )
 
 

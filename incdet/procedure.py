@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from incdet.memory import Memory
 from incdet.methods import Method, Scene
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 from incdet.pseudo import Thresholds, fit_thresholds
-from incdet.teacher import Teacher
+from incdet.teacher import OnlineResponder, Question, Responder, Teacher
 
 FIT_IMAGES = 400
 """Images of a step that the two-means thresholds are fitted on; more change them little and cost a forward each."""
@@ -73,29 +74,41 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class MethodLesson:
-    """The loss of a method on a batch: runs the teacher on the student's tensors and sums the method's terms."""
+    """The loss of a method on a batch: asks the teacher about the student's tensors and sums the method's terms.
+
+    Attributes:
+        method: How to learn.
+        box_kind: ``l1`` or ``giou``, the detector's own box loss.
+        teacher: Whose classes are to be kept; None for a method without.
+        thresholds: Of the pseudo-labels; None for a method without.
+        responder: Who answers for the teacher; by default it runs on every batch.
+    """
 
     method: Method
     box_kind: str
     teacher: Teacher | None = None
     thresholds: Thresholds | None = None
+    responder: Responder | None = None
+
+    @cached_property
+    def question(self) -> Question:
+        """What the teacher can be asked."""
+        lowest = None if self.thresholds is None else float(self.thresholds.low.min())
+        return Question(self.method.selections, lowest)
 
     def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
         """Named scalars; see ``Method.losses``."""
         targets = prepared.targets or []
         if self.teacher is None:
             return self.method.losses(Scene(dense, targets, box_kind=self.box_kind))
-        shadow = self.teacher(prepared)
-        detections = None
-        if self.thresholds is not None:
-            lowest = float(self.thresholds.low.min())
-            detections = self.teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=lowest)
+        ask = self.responder or OnlineResponder(self.teacher, self.question)
+        responses, detections = ask(prepared, dense)
         model = self.teacher.snapshot or self.teacher.model
         heads = tuple(len(step) for step in model.vocab.steps)
         # After a step the snapshot already has the newest head; during it the student's last columns are new.
         newest = heads[-1] if self.teacher.snapshot else dense.logits.shape[-1] - sum(heads)
         return self.method.losses(
-            Scene(dense, targets, shadow, detections, self.thresholds, heads, self.box_kind, newest)
+            Scene(dense, targets, responses, detections, self.thresholds, heads, self.box_kind, newest)
         )
 
 

@@ -22,6 +22,10 @@ from incdet.metrics import Matches
 
 Triple = tuple[Tensor, Tensor, Tensor]
 
+# Pairs of a doubtful box and an anchor whose overlap is computed at once.
+CPU_PAIRS = 1 << 20
+GPU_PAIRS = 1 << 26
+
 
 class Thresholds(NamedTuple):
     """Scores per teacher column, both (O,) float32 in [0, 1], low <= high."""
@@ -61,6 +65,8 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Turns the teacher's detections into targets for the channels that nobody annotated.
 
+    The whole batch is one list of boxes, so that a GPU is asked as often for thirty images as for one.
+
     Args:
         detections: Per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) int64 columns, in prepared pixels.
         targets: The annotated targets of the same images.
@@ -70,47 +76,68 @@ def pseudo_label(
         duplicate_iou: A detection that overlaps an annotated box by more is that object under an old name: dropped.
         void_iou: Anchors that overlap a doubtful box by at least this are ignored for its class.
     """
-    teacher_columns = thresholds.high.shape[0]
     channels = ~coverage
-    channels[:, teacher_columns:] = False
-    accepted, voids = [], []
-    for number, (found, target) in enumerate(zip(detections, targets, strict=True)):
-        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
-        usable = channels[number, labels] & (scores >= thresholds.low[labels])
-        if target["boxes"].numel() and boxes.numel():
-            usable &= box_iou(boxes, target["boxes"]).amax(dim=1) <= duplicate_iou
-        sure = usable & (scores >= thresholds.high[labels])
-        doubtful = usable & ~sure
-        ignore = target.get("ignore")
-        fixed = target["boxes"][ignore] if ignore is not None else target["boxes"][:0]
-        accepted.append(_with_ignored(boxes[sure], labels[sure], fixed))
-        near = box_iou(boxes[doubtful], anchors) >= void_iou
-        row, anchor = near.nonzero(as_tuple=True)
-        voids.append((torch.full_like(anchor, number), anchor, labels[doubtful][row]))
+    channels[:, thresholds.high.shape[0] :] = False
+    boxes, scores, labels = (torch.cat([found[key] for found in detections]) for key in ("boxes", "scores", "labels"))
+    image = _owners(detections, boxes.device)
+    annotated, owner = torch.cat([target["boxes"] for target in targets]), _owners(targets, boxes.device)
+    usable = channels[image, labels] & (scores >= thresholds.low[labels])
+    if len(boxes) and len(annotated):
+        stranger = image[:, None] != owner
+        usable &= box_iou(boxes, annotated).masked_fill_(stranger, 0).amax(dim=1) <= duplicate_iou
+    sure = usable & (scores >= thresholds.high[labels])
+    fixed = torch.cat([target["ignore"] if "ignore" in target else _none_of(target["boxes"]) for target in targets])
+    accepted = _regroup(
+        torch.cat([boxes, annotated]), torch.cat([labels, torch.zeros_like(owner)]), torch.cat([image, owner]),
+        torch.cat([sure, fixed]), len(boxes), len(targets),
+    )  # fmt: skip
     assignment = assign(accepted, anchors)
+    doubtful = (usable & ~sure).nonzero().squeeze(1)
+    void = _near(boxes[doubtful], anchors, void_iou)
+    voids = (image[doubtful[void[0]]], void[1], labels[doubtful[void[0]]])
     return PseudoLabels(assignment, _without_positives(voids, assignment, coverage.shape[1]), channels)
 
 
-def _with_ignored(boxes: Tensor, labels: Tensor, ignored: Tensor) -> dict[str, Tensor]:
-    return {
-        "boxes": torch.cat([boxes, ignored]),
-        "labels": torch.cat([labels, labels.new_zeros(len(ignored))]),
-        "ignore": torch.cat(
-            [
-                torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device),
-                torch.ones(len(ignored), dtype=torch.bool, device=boxes.device),
-            ]
-        ),
-    }
+def _owners(parts: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+    """The image of every box of a batch, (N,) int64."""
+    counts = torch.tensor([len(part["boxes"]) for part in parts], dtype=torch.int64)
+    return torch.arange(len(parts)).repeat_interleave(counts).to(device, non_blocking=True)
 
 
-def _without_positives(voids: Sequence[Triple], assignment: Assignment, columns: int) -> Triple:
+def _none_of(boxes: Tensor) -> Tensor:
+    return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+
+
+def _regroup(
+    boxes: Tensor, labels: Tensor, image: Tensor, kept: Tensor, border: int, images: int
+) -> list[dict[str, Tensor]]:
+    """The ``kept`` (N,) boxes as targets, one an image, in their order; those from ``border`` on are to be ignored."""
+    rows = kept.nonzero().squeeze(1)
+    rows = rows[image[rows].argsort(stable=True)]
+    held = torch.zeros(images, dtype=torch.int64, device=image.device)
+    counts = held.index_add_(0, image[rows], torch.ones_like(rows)).tolist()
+    columns = (torch.split(values, counts) for values in (boxes[rows], labels[rows], rows >= border))
+    return [dict(zip(("boxes", "labels", "ignore"), one, strict=True)) for one in zip(*columns, strict=True)]
+
+
+def _near(boxes: Tensor, anchors: Tensor, iou: float) -> tuple[Tensor, Tensor]:
+    """Rows and anchors of all pairs that overlap by at least ``iou``, both (P,) int64."""
+    step = max(1, (GPU_PAIRS if boxes.is_cuda else CPU_PAIRS) // max(1, len(anchors)))
+    rows, places = [boxes.new_zeros(0, dtype=torch.int64)], [boxes.new_zeros(0, dtype=torch.int64)]
+    for start in range(0, len(boxes), step):
+        row, place = (box_iou(boxes[start : start + step], anchors) >= iou).nonzero(as_tuple=True)
+        rows.append(row + start)
+        places.append(place)
+    return torch.cat(rows), torch.cat(places)
+
+
+def _without_positives(void: Triple, assignment: Assignment, columns: int) -> Triple:
     """The void entries that no accepted box has made positive."""
-    image, anchor, column = (torch.cat(parts) for parts in zip(*voids, strict=True))
+    image, anchor, column = void
     anchors = assignment.matched.shape[1]
     keys = (image * anchors + anchor) * columns + column
     taken = (assignment.image * anchors + assignment.anchor) * columns + assignment.column
-    free = ~torch.isin(keys, taken)
+    free = (~torch.isin(keys, taken)).nonzero().squeeze(1)
     return image[free], anchor[free], column[free]
 
 

@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
+from incdet.distill import Responses, Selection, respond
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
+
+
+class Question(NamedTuple):
+    """All that a method can ask of a teacher.
+
+    Attributes:
+        selections: The anchors it listens to.
+        lowest: Lowest score of a detection that can become a pseudo-label, in [0, 1]; None asks for no detections.
+    """
+
+    selections: tuple[Selection, ...] = ()
+    lowest: float | None = None
+
+
+class Shadow(NamedTuple):
+    """A teacher's answer to a question about a batch, without a graph.
+
+    Attributes:
+        responses: On the anchors that the selections take.
+        detections: Per image, in prepared pixels; None if none were asked for.
+    """
+
+    responses: Responses
+    detections: list[dict[str, Tensor]] | None
+
+
+class Responder(Protocol):
+    """Whoever answers for the teacher: the network itself, or what is remembered of it."""
+
+    def __call__(self, prepared: Prepared, dense: Dense) -> Shadow:
+        """The answer for a batch; ``dense`` is the student's forward on it."""
+        ...
 
 
 class Teacher:
@@ -36,15 +71,51 @@ class Teacher:
             self.snapshot.to(device)
         return self
 
+    def shares_stem(self, student: IncrementalRetinaNet) -> bool:
+        """Whether the student's stem is, bit for bit, the one this teacher would run."""
+        return all(model.shares_stem(student) for model in (self.model, self.snapshot) if model is not None)
+
     @torch.no_grad()
-    def __call__(self, prepared: Prepared) -> Dense:
-        """Dense responses to a prepared batch: logits (B, A, ``columns``), float32, without a graph."""
+    def __call__(self, prepared: Prepared, stem: Tensor | None = None) -> Dense:
+        """Dense responses to a prepared batch: logits (B, A, ``columns``), float32, without a graph.
+
+        Args:
+            prepared: The tensors that the student sees.
+            stem: ``Dense.stem`` of a student that shares the stem; without it the teacher runs its own.
+        """
         shadow = self.model.dense(prepared)
         logits = shadow.logits.float()
         if self.snapshot is not None:
             later = self.snapshot.dense(prepared).logits.float()
             logits = torch.cat([logits, later[..., logits.shape[-1] :]], dim=-1)
         return shadow._replace(logits=logits, deltas=shadow.deltas.float())
+
+    @torch.no_grad()
+    def answer(self, prepared: Prepared, question: Question, stem: Tensor | None = None) -> Shadow:
+        """Runs the network and keeps what ``question`` asks for."""
+        dense = self(prepared, stem)
+        responses = respond(dense, question.selections)
+        if question.lowest is None:
+            return Shadow(responses, None)
+        return Shadow(responses, self.model.postprocess(dense, prepared.image_sizes, score_thresh=question.lowest))
+
+
+class OnlineResponder:
+    """Runs the teacher on every batch, from the student's stem where the two share it.
+
+    Args:
+        teacher: Answers.
+        question: What it is asked.
+        student: The network whose forward comes with every batch; None if the teacher is to run its own stem.
+    """
+
+    def __init__(self, teacher: Teacher, question: Question, student: IncrementalRetinaNet | None = None) -> None:
+        self._teacher, self._question = teacher, question
+        self._shared = student is not None and teacher.shares_stem(student)
+
+    def __call__(self, prepared: Prepared, dense: Dense) -> Shadow:
+        """The answer for a batch."""
+        return self._teacher.answer(prepared, self._question, dense.stem if self._shared else None)
 
 
 def _frozen(model: IncrementalRetinaNet) -> IncrementalRetinaNet:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from incdet.config import Config, parse_config
 from incdet.data.records import Record
+from incdet.distill import Responses, Selection, respond
 from incdet.model import Dense, IncrementalRetinaNet, Recipe
 from incdet.vocab import Vocabulary
 
@@ -47,9 +49,9 @@ def target(
         "labels": torch.tensor(list(labels), dtype=torch.int64),
     }
     if coverage is not None:
-        value["coverage"] = torch.tensor(list(coverage))
+        value["coverage"] = torch.tensor(list(coverage), dtype=torch.bool)
     if ignore is not None:
-        value["ignore"] = torch.tensor(list(ignore))
+        value["ignore"] = torch.tensor(list(ignore), dtype=torch.bool)
     return value
 
 
@@ -62,6 +64,38 @@ def responses(logits: Tensor, deltas: Tensor | None = None, anchors: Tensor | No
         [],
         grid(count) if anchors is None else anchors,
     )
+
+
+def every_row(logits: Tensor, deltas: Tensor | None = None) -> Responses:
+    """A teacher whose every anchor is heard, in the order of images and anchors."""
+    return respond(responses(logits, deltas), [Selection("all")])
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every operation that reaches a kernel, with the elements of what it makes; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and func is not torch.ops.aten.detach.default:
+            self.made.append(result.numel() if isinstance(result, Tensor) else 0)
+        return result
+
+
+def operations(call: Callable[[], object]) -> int:
+    """How many operations ``call`` dispatches."""
+    return len(sizes_made(call))
+
+
+def sizes_made(call: Callable[[], object]) -> list[int]:
+    """The number of elements that each operation of ``call`` makes."""
+    watch = _Watch()
+    with watch:
+        call()
+    return watch.made
 
 
 def grid(count: int, side: float = 10.0, gap: float = 20.0) -> Tensor:

@@ -10,7 +10,15 @@ from torch import Tensor
 from incdet.assign import assign
 from incdet.boxes import encode_boxes
 from incdet.convert import to_torchvision
-from incdet.distill import Selection, box_distillation_loss, response_loss, select, select_boxes, softmax_loss
+from incdet.distill import (
+    Selection,
+    box_distillation_loss,
+    respond,
+    response_loss,
+    select,
+    select_boxes,
+    softmax_loss,
+)
 from incdet.errors import InputError
 from incdet.methods import METHODS, KdBox, KdResponse, KdSoftmax, Method, Replay, Scene, get_method
 from incdet.model import IncrementalRetinaNet, Prepared
@@ -24,6 +32,7 @@ BOX = [4.0, 4.0, 26.0, 26.0]
 NEW = [False, False, True]
 ANCHORS = grid(4)
 THRESHOLDS = Thresholds(torch.tensor([0.6, 0.6]), torch.tensor([0.3, 0.3]))
+ASKED = (Selection("all"), Selection("topk", 2), Selection("score", 0.3))
 
 
 def random_scene(seed: int = 0, **more: Any) -> tuple[Scene, Tensor, Tensor]:
@@ -32,8 +41,9 @@ def random_scene(seed: int = 0, **more: Any) -> tuple[Scene, Tensor, Tensor]:
     logits = torch.randn(2, 4, 3, generator=generator).requires_grad_()
     deltas = (0.2 * torch.randn(2, 4, 4, generator=generator)).requires_grad_()
     shadow = responses(torch.randn(2, 4, 2, generator=generator), 0.2 * torch.randn(2, 4, 4, generator=generator))
+    asked = [*ASKED, *(one for method in METHODS.values() for one in method.selections)]
     targets = [target([ANCHORS[0].tolist()], [2], NEW), target(coverage=NEW)]
-    scene = Scene(responses(logits, deltas), targets, **{"shadow": shadow, "heads": (2,), **more})
+    scene = Scene(responses(logits, deltas), targets, **{"responses": respond(shadow, asked), "heads": (2,), **more})
     return scene, logits, deltas
 
 
@@ -94,24 +104,21 @@ def test_joint_with_full_coverage_is_plain_torchvision_training(kind: str, fille
 
 def test_a_loss_is_the_weighted_sum_of_its_named_terms() -> None:
     scene, _, _ = random_scene()
-    shadow = scene.shadow
-    assert shadow is not None
+    teacher = scene.responses
+    assert teacher is not None
     terms = (KdResponse(2.5, 3.0, Selection("all")), KdSoftmax(0.5, 2.0, Selection("topk", 2)), KdBox(4.0, 0.3, 0.5))
     found = Method("test", "here", terms=terms).losses(scene)
     assert list(found) == ["focal", "box", "kd_response", "kd_softmax", "kd_box"]
-    everything = torch.ones(2, 4, dtype=torch.bool)
-    expected = 2.5 * response_loss(scene.dense.logits, shadow.logits, everything, None, 3.0)
+    strongest = teacher.logits.amax(-1).reshape(2, 4)  # somebody listens to every anchor
+    expected = 2.5 * response_loss(scene.dense.logits, teacher, torch.ones(8, dtype=torch.bool), None, 3.0)
     torch.testing.assert_close(found["kd_response"], expected)
-    two = select(shadow.logits, Selection("topk", 2))
-    torch.testing.assert_close(
-        found["kd_softmax"], 0.5 * softmax_loss(scene.dense.logits, shadow.logits, two, (2,), 2.0)
-    )
-    taken = assign(scene.targets, ANCHORS).matched >= 0
-    image, anchor = select_boxes(shadow.logits, shadow.deltas, ANCHORS, taken, score=0.3, nms=0.5)
-    assert not ((image == 0) & (anchor == 0)).any() and len(anchor) > 0
-    torch.testing.assert_close(
-        found["kd_box"], 4.0 * box_distillation_loss(scene.dense.deltas, shadow.deltas, ANCHORS, image, anchor)
-    )
+    two = select(strongest, Selection("topk", 2)).flatten()
+    torch.testing.assert_close(found["kd_softmax"], 0.5 * softmax_loss(scene.dense.logits, teacher, two, (2,), 2.0))
+    free = assign(scene.targets, ANCHORS).matched < 0
+    candidates = select(strongest, Selection("score", 0.3)) & free
+    rows = select_boxes(teacher, candidates.flatten(), ANCHORS, nms=0.5)
+    assert 0 not in rows and len(rows) > 0
+    torch.testing.assert_close(found["kd_box"], 4.0 * box_distillation_loss(scene.dense.deltas, teacher, rows, ANCHORS))
 
 
 def test_distillation_of_uncovered_channels_only() -> None:
@@ -125,7 +132,7 @@ def test_distillation_of_uncovered_channels_only() -> None:
 
 
 def test_without_a_teacher_only_the_annotations_speak() -> None:
-    scene, _, _ = random_scene(shadow=None)
+    scene, _, _ = random_scene(responses=None)
     for method in METHODS.values():
         assert method.losses(scene).keys() == {"focal", "box"}
 
@@ -234,7 +241,8 @@ def test_the_lesson_runs_the_teacher_on_the_students_tensors() -> None:
     losses = MethodLesson(method, "l1", teacher, thresholds)(dense, prepared)
     shadow = teacher(prepared)
     found = teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=0.01)
-    expected = method.losses(Scene(dense, prepared.targets or [], shadow, found, thresholds, (2,), "l1"))
+    answers = respond(shadow, method.selections)
+    expected = method.losses(Scene(dense, prepared.targets or [], answers, found, thresholds, (2,), "l1"))
     assert losses.keys() == expected.keys() == {"focal", "box", "pseudo_focal", "pseudo_box", "kd_response"}
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name])

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from incdet import pseudo
+from incdet.assign import assign
 from incdet.metrics import Matches
 from incdet.pseudo import PseudoLabels, Thresholds, fit_thresholds, pseudo_label
 
-from .helpers import grid, target
+from .helpers import grid, operations, target
 
 ANCHORS = grid(6)
 THRESHOLDS = Thresholds(torch.tensor([0.6, 0.6]), torch.tensor([0.3, 0.3]))
@@ -192,3 +194,81 @@ def test_neighbouring_scores_do_not_switch_a_class_off() -> None:
         high = float(fit_thresholds([np.array([lower, upper], np.float32)], [None]).high[0])
         assert high == pytest.approx(0.3, abs=1e-3)
         lower = upper
+
+
+# --- the form of the first version, image by image, as reference of the batched one
+
+
+def label_by_image(
+    detections: list[dict[str, Tensor]], targets: list[dict[str, Any]], anchors: Tensor, coverage: Tensor
+) -> tuple[list[dict[str, Tensor]], list[tuple[int, int, int]]]:
+    """Accepted boxes of every image, and the doubtful entries before the positive ones are taken out."""
+    channels = ~coverage
+    channels[:, 2:] = False
+    accepted, voids = [], []
+    for number, (one, truth) in enumerate(zip(detections, targets, strict=True)):
+        boxes, scores, labels = one["boxes"], one["scores"], one["labels"]
+        usable = channels[number, labels] & (scores >= THRESHOLDS.low[labels])
+        if truth["boxes"].numel() and boxes.numel():
+            usable &= box_iou(boxes, truth["boxes"]).amax(dim=1) <= 0.7
+        sure = usable & (scores >= THRESHOLDS.high[labels])
+        fixed = truth["boxes"][truth["ignore"]] if "ignore" in truth else truth["boxes"][:0]
+        accepted.append({
+            "boxes": torch.cat([boxes[sure], fixed]),
+            "labels": torch.cat([labels[sure], labels.new_zeros(len(fixed))]),
+            "ignore": torch.tensor([False] * int(sure.sum()) + [True] * len(fixed), dtype=torch.bool),
+        })  # fmt: skip
+        doubtful = usable & ~sure
+        row, anchor = (box_iou(boxes[doubtful], anchors) >= 0.4).nonzero(as_tuple=True)
+        voids += [(number, a, int(c)) for a, c in zip(anchor.tolist(), labels[doubtful][row].tolist(), strict=True)]
+    return accepted, voids
+
+
+def random_batch(seed: int, images: int = 5) -> tuple[list[dict[str, Tensor]], list[dict[str, Any]], Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    anchors = torch.cat([draw(40, 2) * 60, torch.zeros(40, 2)], dim=1)
+    anchors[:, 2:] = anchors[:, :2] + 8 + 8 * draw(40, 2)
+    detections, targets = [], []
+    for number in range(images):
+        count, objects = number * 4 % 11, number % 3  # some images have none of either
+        near = anchors[torch.randint(0, 40, (count + objects,), generator=generator)] + 4 * draw(count + objects, 4)
+        detections.append({"boxes": near[:count], "scores": draw(count), "labels": (draw(count) * 2).long()})
+        targets.append(target(near[count:].tolist(), [2] * objects, ignore=(draw(objects) < 0.5).tolist()))
+    coverage = draw(images, 3) < 0.3
+    return detections, targets, anchors, coverage
+
+
+@given(seed=st.integers(0, 2**31 - 1))
+def test_a_batch_at_once_equals_image_by_image(seed: int) -> None:
+    detections, targets, anchors, coverage = random_batch(seed)
+    labels = pseudo_label(detections, targets, anchors, coverage, THRESHOLDS)
+    accepted, voids = label_by_image(detections, targets, anchors, coverage)
+    for mine, earlier in zip(labels.assignment, assign(accepted, anchors), strict=True):
+        assert torch.equal(mine, earlier)
+    positive = set(zip(*(part.tolist() for part in labels.assignment[1:4]), strict=True))
+    found = list(zip(*(part.tolist() for part in labels.void), strict=True))
+    assert sorted(found) == sorted(entry for entry in voids if entry not in positive)
+
+
+def test_overlaps_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = random_batch(3)
+    whole = pseudo_label(*batch, THRESHOLDS).void
+    monkeypatch.setattr(pseudo, "CPU_PAIRS", 80)  # two boxes at once
+    assert all(torch.equal(one, other) for one, other in zip(whole, pseudo_label(*batch, THRESHOLDS).void, strict=True))
+
+
+def test_more_images_take_no_more_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = assign([target()], ANCHORS)
+    monkeypatch.setattr(pseudo, "assign", lambda *_: nothing)  # measured by its own tests
+    one = found((0, 0.9, 0), (1, 0.4, 1))
+    truth = target([[40, 0, 50, 10]], [2], NEW, ignore=[True])
+
+    def work(images: int) -> int:
+        coverage = torch.tensor([NEW] * images)
+        return operations(lambda: pseudo_label([one] * images, [truth] * images, ANCHORS, coverage, THRESHOLDS))
+
+    assert work(2) == work(9)
