@@ -209,6 +209,8 @@ class Engine(_Section):
     """Batches whose gradients are added before an optimiser step."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that load images."""
+    image_cache: Annotated[int, Field(ge=0)] = 2048
+    """MiB of host memory for resized training images, shared by all loader processes; 0 keeps none."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto, cpu or cuda."""
     log_every: Positive = 20

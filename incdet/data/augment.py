@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from incdet.data.geometry import Planes, to_image, to_planes
+from incdet.data.photometric import STILL, Jitter, apply_jitter, draw_jitter
 from incdet.data.records import Boxes
 
-Image = NDArray[np.uint8]
 SMALLEST_SIDE = 0.1
 """Pixels: a thinner box after the transforms is no object any more; resizing a box of one pixel can make it so."""
 CANVAS = (124, 116, 104)
@@ -22,80 +23,128 @@ MOST_CUT = 0.3
 """Share of the width or height that a crop takes away on one side, so that a small object is not blown up."""
 
 
+class Changes(NamedTuple):
+    """What one draw does to the pixels of an image whose frame stays as it is.
+
+    Attributes:
+        flipped: Whether it is mirrored from left to right.
+        jitter: What happens to its grey levels.
+    """
+
+    flipped: bool = False
+    jitter: Jitter = STILL
+
+
+class Augmented(NamedTuple):
+    """One image and its boxes after a draw.
+
+    Attributes:
+        planes: (3, H', W') uint8 RGB.
+        boxes: (M', 4) float32 xyxy, inside the new image, sides of at least ``SMALLEST_SIDE``.
+        rows: (M',) int64, ascending: which of the given boxes stayed.
+        flipped: Whether the image was mirrored.
+    """
+
+    planes: Planes
+    boxes: Boxes
+    rows: NDArray[np.int64]
+    flipped: bool
+
+
 @dataclass(frozen=True)
 class BoxPipeline:
-    """albumentations transforms of an image and its boxes; a pure function of its arguments, whatever process runs it.
+    """Random changes of an image and its boxes; a pure function of its arguments, whatever process runs it.
 
     Attributes:
         flip: Probability of a horizontal flip.
         crop: Half of the images are cut, by up to 30 % on each side, to a window that holds every box whole.
-        photometric: Random brightness, contrast, gamma and saturation. No hue: it costs ten times all the rest.
+        photometric: Random brightness, contrast, gamma and saturation, see ``draw_jitter``.
         scale: A range of zoom factors: the picture shrinks or grows around its centre on a canvas of its size, and
-            boxes less than a third visible are dropped. Or one whole number: the shorter side in pixels that the image
-            is resized to, which saves time on large photographs (the model resizes anyway).
+            boxes less than a third visible are dropped.
     """
 
     flip: float = 0.5
     crop: bool = False
     photometric: bool = False
-    scale: int | tuple[float, float] | None = None
+    scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         # Built before the workers are forked: otherwise each of them would import albumentations for a second.
-        assert self._compose is not None
+        assert not self.moves_frame or self._compose is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers that are not forked get the options and build the transforms, which cannot be pickled, themselves.
         return BoxPipeline, (self.flip, self.crop, self.photometric, self.scale)
 
-    @cached_property
-    def _compose(self) -> Any:
-        albumentations = _import_albumentations()
-        zooms = self.scale is not None and not isinstance(self.scale, int)
-        rules = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True, min_area=1e-4,
-                                          min_visibility=1 / 3 if zooms else 0.0, filter_invalid_bboxes=True)
-        steps: list[Any] = [_safe_crop()] if self.crop else []
-        # The interpolation is the one of the model's own resize, which evaluation goes through.
-        if isinstance(self.scale, int):
-            steps.append(albumentations.SmallestMaxSize(max_size=self.scale, interpolation=cv2.INTER_LINEAR))
-        elif self.scale is not None:
-            steps.append(albumentations.Affine(scale=tuple(self.scale), keep_ratio=True, interpolation=cv2.INTER_LINEAR,
-                                               fill=CANVAS, p=1.0))
-        steps.append(albumentations.HorizontalFlip(p=self.flip))
-        if self.photometric:
-            steps += [albumentations.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-                      albumentations.RandomGamma(gamma_limit=(80, 125), p=0.25),
-                      albumentations.ColorJitter(brightness=(1, 1), contrast=(1, 1), saturation=(0.6, 1.4), hue=(0, 0),
-                                                 p=0.25)]
-        return albumentations.Compose(steps, bbox_params=rules)
+    @property
+    def moves_frame(self) -> bool:
+        """Whether an image can come out as another part, or at another scale, of the picture."""
+        return self.crop or self.scale is not None
 
-    def __call__(self, image: Image, boxes: Boxes, seed: int) -> tuple[Image, Boxes, NDArray[np.int64]]:
+    def changes(self, seed: int) -> Changes:
+        """What ``seed`` decides about mirror and grey levels."""
+        # A stream of its own: albumentations seeds the same generator with the bare number.
+        rng = np.random.default_rng([seed, 1])
+        flipped = bool(rng.random() < self.flip)
+        return Changes(flipped, draw_jitter(rng) if self.photometric else STILL)
+
+    def __call__(self, planes: Planes, boxes: Boxes, seed: int) -> Augmented:
         """Transform one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB; not written to.
+            planes: (3, H, W) uint8 RGB; not written to, but returned as it is where nothing changes.
             boxes: (M, 4) float32 xyxy pixels inside the image.
             seed: Decides every random choice.
-
-        Returns:
-            image: (H', W', 3) uint8.
-            boxes: (M', 4) float32 xyxy, inside the new image, sides of at least ``SMALLEST_SIDE``.
-            rows: (M',) int64, ascending: which of the given boxes stayed.
         """
+        rows = np.arange(len(boxes))
+        if self.moves_frame:
+            planes, boxes, rows = self._move_frame(planes, boxes, seed)
+        changes = self.changes(seed)
+        if changes.flipped:
+            boxes = flip_boxes(boxes, planes.shape[2])
+        wide = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= SMALLEST_SIDE
+        return Augmented(apply_changes(planes, changes), boxes[wide], rows[wide], changes.flipped)
+
+    @cached_property
+    def _compose(self) -> Any:
+        albumentations = _import_albumentations()
+        rules = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True, min_area=1e-4,
+                                          min_visibility=1 / 3 if self.scale else 0.0, filter_invalid_bboxes=True)
+        steps: list[Any] = [_safe_crop()] if self.crop else []
+        # The interpolation is the one of the model's own resize, which evaluation goes through.
+        if self.scale is not None:
+            steps.append(albumentations.Affine(scale=tuple(self.scale), keep_ratio=True, interpolation=cv2.INTER_LINEAR,
+                                               fill=CANVAS, p=1.0))
+        return albumentations.Compose(steps, bbox_params=rules)
+
+    def _move_frame(self, planes: Planes, boxes: Boxes, seed: int) -> tuple[Planes, Boxes, NDArray[np.int64]]:
+        """Crop and zoom; albumentations wants its pixels interleaved."""
         self._compose.set_random_seed(seed)
-        done = self._compose(image=image, bboxes=boxes, rows=np.arange(len(boxes)))
-        picture = np.ascontiguousarray(done["image"])
-        height, width = picture.shape[:2]
+        done = self._compose(image=to_image(planes), bboxes=boxes, rows=np.arange(len(boxes)))
+        height, width = done["image"].shape[:2]
         # An empty image comes back with lists and float labels: give everything its type again.
         moved = np.array(done["bboxes"], dtype=np.float32).reshape(-1, 4)
-        rows = np.array(done["rows"], dtype=np.int64).reshape(-1)
         moved = np.clip(moved, 0, np.array([width, height, width, height], dtype=np.float32))
-        wide = np.minimum(moved[:, 2] - moved[:, 0], moved[:, 3] - moved[:, 1]) >= SMALLEST_SIDE
-        return picture, moved[wide], rows[wide]
+        return to_planes(done["image"]), moved, np.array(done["rows"], dtype=np.int64).reshape(-1)
+
+
+def apply_changes(planes: Planes, changes: Changes) -> Planes:
+    """The (3, H, W) image after ``changes``; never written to, and returned itself where nothing changes."""
+    if changes.flipped:
+        mirrored = cv2.flip(planes.reshape(-1, planes.shape[2]), 1)
+        planes = np.asarray(mirrored, dtype=np.uint8).reshape(planes.shape)
+    return apply_jitter(planes, changes.jitter)
+
+
+def flip_boxes(boxes: Boxes, width: int) -> Boxes:
+    """(M, 4) float32 xyxy boxes in the mirror image of ``width`` pixels."""
+    moved: Boxes = boxes.copy()
+    moved[:, 0], moved[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
+    return moved
 
 
 def build_pipeline(flip: float = 0.5, crop: bool = False, photometric: bool = False,
-                   scale: int | tuple[float, float] | None = None) -> BoxPipeline | None:
+                   scale: tuple[float, float] | None = None) -> BoxPipeline | None:
     """The training pipeline (see ``BoxPipeline`` for the options), None where nothing is asked for."""
     wanted = flip > 0 or crop or photometric or scale is not None
     return BoxPipeline(flip, crop, photometric, scale) if wanted else None

@@ -5,7 +5,7 @@ Shape letters: H, W image size, M boxes, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from incdet.data.augment import Augmented, BoxPipeline
+from incdet.data.cache import ImageCache, Place
+from incdet.data.geometry import Geometry, Image, Planes, resize, resize_boxes, to_planes
 from incdet.data.records import Boxes, Record
 from incdet.errors import Finding, InputError
 from incdet.vocab import Vocabulary
 
-Image = NDArray[np.uint8]
-Pipeline = Callable[[Image, Boxes, int], tuple[Image, Boxes, NDArray[np.int64]]]
 Key = tuple[int, int]
 Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Target]]
@@ -62,54 +63,30 @@ def image_size(file: Path) -> tuple[int, int]:
     return int(decoded.shape[1]), int(decoded.shape[0])
 
 
-class ImageCache:
-    """Decoded pictures in memory up to a byte budget; what does not fit is read again.
-
-    Nothing is evicted: with images drawn in random order every entry is as good as another.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.used = 0
-        self._images: dict[Path, Image] = {}
-
-    def get(self, record: Record) -> Image:
-        """The picture of ``record``; read-only when it comes from the cache."""
-        image = self._images.get(record.image)
-        if image is None:
-            image = read_image(record)
-            if self.used + image.nbytes <= self.budget:
-                image.flags.writeable = False
-                self._images[record.image] = image
-                self.used += image.nbytes
-        return image
-
-    def share(self, workers: int) -> None:
-        """Keep the budget over all ``workers`` processes: each may use its part."""
-        self.budget //= max(1, workers)
-
-
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets for the model; a value of ``(draw, index)`` and the seed alone.
 
     Args:
         records: Their box names must be in ``vocab``.
         vocab: Gives the label columns.
-        pipeline: ``(image, boxes, seed) -> (image, boxes, kept rows)``, see ``augment.build_pipeline``.
+        pipeline: ``(planes, boxes, seed) -> Augmented``, see ``augment.build_pipeline``.
         seed: With draw and index it fixes the augmentation.
-        cache_bytes: Memory for decoded pictures, over all workers together; 0 turns it off.
+        geometry: What pictures are resized to before they are augmented; None leaves that to the model.
+        cache: Keeps resized pictures; None reads them anew each time.
 
     Raises:
-        InputError: A record holds a name that the vocabulary lacks.
+        InputError: A record holds a name that the vocabulary lacks, or is too thin to be resized.
     """
 
-    def __init__(self, records: Sequence[Record], vocab: Vocabulary, pipeline: Pipeline | None = None, seed: int = 0,
-                 cache_bytes: int = 512 * 2**20) -> None:
+    def __init__(self, records: Sequence[Record], vocab: Vocabulary, pipeline: BoxPipeline | None = None, seed: int = 0,
+                 *, geometry: Geometry | None = None, cache: ImageCache | None = None) -> None:
         self.records = list(records)
         self.vocab = vocab
         self.pipeline = pipeline
         self.seed = seed
-        self.cache = ImageCache(cache_bytes)
+        self.places = _places(self.records, geometry)
+        self.cache = cache
+        self.cached = cache.reserve(self.places) if cache is not None else 0
         self._labels = [np.array(vocab.columns(record.names), dtype=np.int64) for record in self.records]
         self._coverage = [np.array([name in record.coverage for name in vocab.names]) for record in self.records]
 
@@ -120,26 +97,62 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Image ``index`` as augmented at ``draw`` (a plain number means draw 0).
 
         Returns:
-            image: (3, H, W) float32 in [0, 1].
-            target: boxes (M, 4) float32 xyxy pixels, labels (M,) int64 columns, ignore (M,) bool, coverage (K,) bool,
-                image_id int.
+            image: (3, H, W) uint8.
+            target: boxes (M, 4) float32 xyxy pixels of the image, labels (M,) int64 columns, ignore (M,) bool,
+                coverage (K,) bool, image_id int, index int (row of the data set), flipped bool.
         """
         draw, index = key if isinstance(key, tuple) else (0, key)
-        record = self.records[index]
-        image, boxes = self.cache.get(record), record.boxes
-        labels, ignore = self._labels[index], record.ignore
+        planes, boxes = self.planes(index), self.boxes(index)
+        augmented = Augmented(planes, boxes, np.arange(len(boxes)), False)
         if self.pipeline is not None:
-            image, boxes, kept = self.pipeline(image, boxes, draw_seed(self.seed, draw, index))
-            labels, ignore = labels[kept], ignore[kept]
-        target = {"boxes": torch.from_numpy(boxes.copy()), "labels": torch.from_numpy(labels.copy()),
-                  "ignore": torch.from_numpy(ignore.copy()), "coverage": torch.from_numpy(self._coverage[index].copy()),
-                  "image_id": record.image_id}
-        return to_tensor(image), target
+            augmented = self.pipeline(planes, boxes, draw_seed(self.seed, draw, index))
+        image = augmented.planes if augmented.planes.flags.writeable else augmented.planes.copy()
+        return torch.from_numpy(image), self.target(index, augmented.boxes, augmented.rows, augmented.flipped)
+
+    def planes(self, index: int) -> Planes:
+        """The resized picture, (3, H, W) uint8; read-only where it comes from the cache."""
+        record, place = self.records[index], self.places[index]
+        if self.cache is None:
+            return read_planes(record, place)
+        return self.cache.get(place, lambda: read_planes(record, place))
+
+    def boxes(self, index: int) -> Boxes:
+        """(M, 4) float32 xyxy in pixels of ``planes``."""
+        record, place = self.records[index], self.places[index]
+        return resize_boxes(record.boxes, (record.height, record.width), (place.height, place.width))
+
+    def target(self, index: int, boxes: Boxes, rows: NDArray[np.int64], flipped: bool) -> Target:
+        """What ``__getitem__`` says beside the pixels, with the (M', 4) ``boxes`` that ``rows`` of the record became.
+
+        Every tensor is the caller's own.
+        """
+        return {"boxes": torch.from_numpy(boxes.copy()), "labels": torch.from_numpy(self._labels[index][rows]),
+                "ignore": torch.from_numpy(self.records[index].ignore[rows]),
+                "coverage": torch.from_numpy(self._coverage[index].copy()),
+                "image_id": self.records[index].image_id, "index": index, "flipped": flipped}
 
 
-def to_tensor(image: Image) -> Tensor:
-    """(H, W, 3) uint8 to a contiguous (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+def read_planes(record: Record, place: Place) -> Planes:
+    """The picture of ``record`` at the size of ``place``, (3, H, W) uint8.
+
+    Raises:
+        InputError: See ``read_image``.
+    """
+    return to_planes(resize(read_image(record), (place.height, place.width)))
+
+
+def _places(records: Sequence[Record], geometry: Geometry | None) -> list[Place]:
+    """The picture of every record and the size it travels at."""
+    places, findings = [], []
+    for record in records:
+        try:
+            shape = geometry.shape(record) if geometry is not None else (record.height, record.width)
+            places.append(Place(record.image, *shape))
+        except InputError as error:
+            findings += error.findings
+    if findings:
+        raise InputError(findings)
+    return places
 
 
 def draw_seed(seed: int, draw: int, index: int) -> int:
@@ -211,7 +224,7 @@ class DrawSampler:
 def collate(batch: Sequence[tuple[Tensor, Target]]) -> Batch:
     """Images of different sizes stay a list, as torchvision's detectors take them."""
     images, targets = zip(*batch, strict=True)
-    return list(images), list(targets)
+    return [image.float().div_(255) for image in images], list(targets)
 
 
 def make_loader(dataset: DetectionDataset, sampler: DrawSampler, workers: int = 0, *,
@@ -239,7 +252,7 @@ class EvaluationImages(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         record = self.records[index]
-        return to_tensor(read_image(record)), {"image_id": record.image_id}
+        return torch.from_numpy(to_planes(read_image(record))), {"image_id": record.image_id}
 
 
 def _start_worker(_: int) -> None:
@@ -247,4 +260,6 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, DetectionDataset):
-        info.dataset.cache.share(info.num_workers)
+        data = info.dataset
+        if data.cache is not None:
+            data.cache.share(info.num_workers, data.places)

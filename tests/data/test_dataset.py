@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from incdet.data.augment import build_pipeline
 from incdet.data.coco import read_coco
-from incdet.data.dataset import DetectionDataset, DrawSampler, ImageCache, eval_loader, make_loader, read_image
+from incdet.data.dataset import DetectionDataset, DrawSampler, eval_loader, make_loader, read_image
 from incdet.data.records import Record
 from incdet.data.shapes import CLASSES, write_shapes
 from incdet.errors import InputError
@@ -64,11 +64,13 @@ def test_a_resumed_loader_continues_exactly(records: list[Record]) -> None:
 def test_a_target_is_what_the_detector_takes(records: list[Record]) -> None:
     vocab = Vocabulary((CLASSES[::-1],))
     image, target = DetectionDataset(records, vocab)[2]
-    assert image.shape == (3, 48, 48) and image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1
+    assert image.shape == (3, 48, 48) and image.dtype == torch.uint8
+    assert np.array_equal(image.numpy().transpose(1, 2, 0), read_image(records[2]))
     assert torch.equal(target["boxes"], torch.from_numpy(records[2].boxes.copy()))
     assert target["labels"].dtype == torch.int64 and target["ignore"].dtype == torch.bool
     assert [vocab.names[label] for label in target["labels"]] == list(records[2].names)
     assert target["coverage"].tolist() == [True] * 6 and target["image_id"] == records[2].image_id
+    assert target["index"] == 2 and target["flipped"] is False
 
 
 def test_pixels_are_rgb(tmp_path: Path) -> None:
@@ -129,24 +131,6 @@ def test_a_target_may_be_written_to_without_touching_the_record(records: list[Re
     image.zero_()
     target["boxes"].zero_()
     assert records[0].boxes.max() > 0 and torch.equal(data[0][0], before)
-
-
-def test_the_cache_keeps_its_budget_and_saves_reading(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: Counter[Path] = Counter()
-
-    def counting(record: Record) -> Any:
-        reads[record.image] += 1
-        return read_image(record)
-
-    monkeypatch.setattr("incdet.data.dataset.read_image", counting)
-    size = 48 * 48 * 3
-    cache = ImageCache(3 * size + 1)
-    for _ in range(2):
-        for record in records:
-            assert np.array_equal(cache.get(record), read_image(record))
-    assert cache.used == 3 * size and sorted(reads.values()) == [1] * 3 + [2] * 7
-    cache.share(2)
-    assert cache.budget == (3 * size + 1) // 2
 
 
 def test_evaluation_sees_every_image_once_in_order(records: list[Record]) -> None:

@@ -1,0 +1,58 @@
+"""Jitter is a value: one table and one blend, equal to the formula within a grey level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from incdet.data.photometric import GREY, STILL, Jitter, apply_jitter, draw_jitter
+
+PLANES = np.random.default_rng(0).integers(0, 256, (3, 16, 24), dtype=np.uint8)
+DRAWS = [draw_jitter(np.random.default_rng(seed)) for seed in range(2000)]
+
+
+def test_nothing_to_do_costs_nothing() -> None:
+    assert apply_jitter(PLANES, STILL) is PLANES
+
+
+def test_the_table_gives_every_level_its_new_value() -> None:
+    table = np.arange(255, -1, -1, dtype=np.uint8)
+    assert np.array_equal(apply_jitter(PLANES, Jitter(table)), 255 - PLANES)
+
+
+@pytest.mark.parametrize("saturation", [0.6, 0.93, 1.4])
+def test_saturation_blends_with_grey(saturation: float) -> None:
+    before = PLANES.copy()
+    grey = np.tensordot(GREY, PLANES, axes=1)
+    expected = np.clip(saturation * PLANES + (1 - saturation) * grey, 0, 255)
+    assert np.abs(apply_jitter(PLANES, Jitter(None, saturation)) - expected).max() < 1
+    assert np.array_equal(PLANES, before)
+
+
+def test_grey_stays_grey() -> None:
+    grey = np.stack([PLANES[0]] * 3)
+    assert np.array_equal(apply_jitter(grey, Jitter(None, 1.3)), grey)
+
+
+def test_tables_rise_and_stay_within_their_ranges() -> None:
+    for jitter in DRAWS:
+        if jitter.table is not None:
+            assert jitter.table.shape == (256,) and jitter.table.dtype == np.uint8
+            assert (np.diff(jitter.table.astype(int)) >= 0).all()
+            # Darkest: (0.8 x - 51) to the power of 1.25; brightest: (1.2 x + 51) to the power of 0.8.
+            assert 13 <= jitter.table[128] <= 212
+        assert 0.6 <= jitter.saturation <= 1.4
+
+
+def test_each_change_comes_as_often_as_it_should() -> None:
+    # Brightness or gamma: 1 - 1/2 * 3/4; five standard deviations of 2,000 draws are 0.054.
+    assert np.mean([jitter.table is not None for jitter in DRAWS]) == pytest.approx(0.625, abs=0.054)
+    assert np.mean([jitter.saturation != 1 for jitter in DRAWS]) == pytest.approx(0.25, abs=0.048)
+    middle = [jitter.table[128] for jitter in DRAWS if jitter.table is not None]
+    assert min(middle) < 85 and max(middle) > 175 and len(set(middle)) > 80
+
+
+def test_the_same_generator_gives_the_same_jitter() -> None:
+    one, two = (draw_jitter(np.random.default_rng(3)) for _ in range(2))
+    assert one.saturation == two.saturation
+    assert (one.table is None) == (two.table is None) and np.array_equal(one.table, two.table)  # type: ignore[arg-type]
