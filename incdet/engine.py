@@ -35,6 +35,10 @@ class Progress(Protocol):
         """``done`` of ``total`` optimiser steps of ``phase``; ``loss`` is a running mean."""
         ...
 
+    def advance(self, phase: str, done: int, total: int) -> None:
+        """``done`` of ``total`` parts of a phase that has no loss."""
+        ...
+
     def say(self, text: object) -> None:
         """A line for the person who waits."""
         ...
@@ -81,6 +85,11 @@ class Engine:
         self.journal.write("message", text=text)
         if self.progress is not None and self.accelerator.is_main_process:
             self.progress.say(text)
+
+    def advance(self, phase: str, done: int, total: int) -> None:
+        """Tells how far a phase without a loss is."""
+        if self.progress is not None and self.accelerator.is_main_process:
+            self.progress.advance(phase, done, total)
 
     def fit(
         self,
