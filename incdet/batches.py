@@ -45,9 +45,8 @@ def training_batches(
         flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale
     )
     rank, world = engine.accelerator.process_index, engine.accelerator.num_processes
-    cache = _CACHES.setdefault(engine, ImageCache(settings.image_cache * MIB // world))
     dataset = DetectionDataset(
-        records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=cache
+        records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=_cache(engine)
     )
     pictures = len(set(dataset.places))
     if settings.image_cache and dataset.cached < pictures:
@@ -64,6 +63,20 @@ def training_batches(
         return make_loader(dataset, sampler, workers, pin_memory=engine.device.type == "cuda")
 
     return batches
+
+
+def plain_images(
+    engine: Engine, model: IncrementalRetinaNet, records: Sequence[Record], config: Config
+) -> DetectionDataset:
+    """The images of a phase as its batches show them, from the same cache, but neither flipped nor changed."""
+    return DetectionDataset(
+        records, model.vocab, geometry=geometry_of(model.recipe, config.augment), cache=_cache(engine)
+    )
+
+
+def _cache(engine: Engine) -> ImageCache:
+    share = engine.settings.image_cache * MIB // engine.accelerator.num_processes
+    return _CACHES.setdefault(engine, ImageCache(share))
 
 
 def geometry_of(recipe: Recipe, augment: Augment) -> Geometry | None:
