@@ -5,6 +5,7 @@ Letters: B images, A anchors over all levels, G boxes of an image, P positive an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ class Assignment(NamedTuple):
         column: (P,) int64 logit column of the matched box.
         boxes: (P, 4) float32 matched box.
         positives: (B,) int64 number of positive anchors of each image.
+        mask: None, or (P,) bool: the lists hold every anchor of the batch, P = B * A, and these are the positive ones.
+            Then no shape depends on the data, so that a GPU need not be asked for one.
     """
 
     matched: Tensor
@@ -45,9 +48,25 @@ class Assignment(NamedTuple):
     column: Tensor
     boxes: Tensor
     positives: Tensor
+    mask: Tensor | None = None
+
+    def compact(self) -> Assignment:
+        """The same assignment with the positive anchors alone in its lists."""
+        if self.mask is None:
+            return self
+        lists = (self.image, self.anchor, self.column, self.boxes)
+        image, anchor, column, boxes = (values[self.mask] for values in lists)
+        return Assignment(self.matched, image, anchor, column, boxes, self.positives)
 
 
-def assign(targets: Sequence[Mapping[str, Any]], anchors: Tensor, *, high: float = 0.5, low: float = 0.4) -> Assignment:
+def assign(
+    targets: Sequence[Mapping[str, Any]],
+    anchors: Tensor,
+    *,
+    high: float = 0.5,
+    low: float = 0.4,
+    static: bool = False,
+) -> Assignment:
     """Match ``anchors`` (A, 4) float32 to each image's boxes; integer-identical to torchvision's Matcher.
 
     An anchor takes the box of highest IoU if that is at least ``high``; it is `BETWEEN` from ``low`` on and
@@ -63,6 +82,7 @@ def assign(targets: Sequence[Mapping[str, Any]], anchors: Tensor, *, high: float
         anchors: (A, 4) float32 xyxy with positive sides, on the same device.
         high: IoU from which an anchor is positive.
         low: IoU below which an anchor is background; above 0, at most ``high``.
+        static: No output shape depends on the data (see ``Assignment.mask``), and the host waits for no device.
 
     Returns:
         The `Assignment`; no gradient flows through it.
@@ -75,9 +95,33 @@ def assign(targets: Sequence[Mapping[str, Any]], anchors: Tensor, *, high: float
         ignored = [target.get("ignore") for target in targets]
         matched = torch.full((len(boxes), len(anchors)), BACKGROUND, dtype=torch.int64, device=anchors.device)
         if len(anchors):
-            match = _match_padded if anchors.is_cuda else _match_one_by_one
+            match = _match_padded if static or anchors.is_cuda else _match_one_by_one
             match(boxes, ignored, anchors.t().contiguous(), high, low, matched)
-        return _collect(matched, boxes, [target["labels"] for target in targets])
+        labels = [target["labels"] for target in targets]
+        return _collect_all(matched, boxes, labels, anchors) if static else _collect(matched, boxes, labels)
+
+
+def _starts(boxes: list[Tensor], device: torch.device) -> tuple[Tensor, int]:
+    """Where each image's boxes begin in one list of all (B,), and how many there are."""
+    ends = list(itertools.accumulate((len(group) for group in boxes), initial=0))
+    return torch.tensor(ends[:-1], dtype=torch.int64).to(device, non_blocking=True), ends[-1]
+
+
+def _collect_all(matched: Tensor, boxes: list[Tensor], labels: list[Tensor], anchors: Tensor) -> Assignment:
+    """Every anchor of the batch in the lists; one that is not positive answers for itself, in column 0."""
+    images, count = matched.shape
+    positive = matched >= 0
+    mask = positive.view(-1)
+    place = torch.arange(images * count, device=matched.device)
+    image, anchor = place // count, place % count
+    start, total = _starts(boxes, matched.device)
+    # One more entry for the anchors without a box, so that the look-up has a place for them when there is no box.
+    chosen = torch.where(mask, start[image] + matched.view(-1), total)
+    column = torch.cat([*(label.reshape(-1).long() for label in labels), start.new_zeros(1)])[chosen]
+    own = torch.cat([*boxes, anchors.new_zeros((1, 4))])[chosen]
+    return Assignment(
+        matched, image, anchor, column, torch.where(mask[:, None], own, anchors[anchor]), positive.sum(1), mask
+    )
 
 
 def _collect(matched: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Assignment:
@@ -85,11 +129,7 @@ def _collect(matched: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Assi
     positive = matched >= 0
     flat = positive.view(-1).nonzero()[:, 0]
     image, anchor = flat // matched.shape[1], flat % matched.shape[1]
-    starts, count = [], 0
-    for group in boxes:
-        starts.append(count)
-        count += len(group)
-    start = torch.tensor(starts, dtype=torch.int64).to(matched.device, non_blocking=True)
+    start, count = _starts(boxes, matched.device)
     if not count:
         return Assignment(
             matched, image, anchor, image.new_zeros(0), matched.new_zeros((0, 4), dtype=torch.float32), positive.sum(1)
@@ -153,27 +193,45 @@ def _match_padded(
     most = max(len(group) for group in boxes)
     if not most:
         return
-    padded = sides.new_zeros((len(boxes), most, 4))
-    real = torch.zeros((len(boxes), most), dtype=torch.bool, device=sides.device)
-    crowd = torch.zeros_like(real)
-    for number, (group, flags) in enumerate(zip(boxes, ignored, strict=True)):
-        padded[number, : len(group)] = group
-        real[number, : len(group)] = True
-        if flags is not None:
-            crowd[number, : len(group)] = flags.bool()
-    real &= ~crowd
+    padded, real, crowd = _pad(boxes, ignored, most)
     together = max(1, GPU_PAIRS // (most * sides.shape[1]))
     for first in range(0, len(boxes), together):
         part = slice(first, first + together)
-        iou = _overlap(padded[part], sides)[1].masked_fill_(~real[part, :, None], -1.0)
+        intersection, iou = _overlap(padded[part], sides)
+        hit = None
+        if crowd is not None:
+            hit = _on_ignored(intersection, iou, sides, low).logical_and_(crowd[part, :, None]).any(dim=1)
+        iou.masked_fill_(~real[part, :, None], -1.0)
         value, index = iou.max(dim=1)
         best = iou.amax(dim=2, keepdim=True).masked_fill_(~real[part, :, None], 2.0)  # no IoU is 2: claims nothing
         claimed = (iou == best).any(dim=1)
         lost = torch.where(value < low, BACKGROUND, BETWEEN)
+        if hit is not None:
+            lost = lost.masked_fill_(hit, BETWEEN)
         matched[part] = torch.where((value >= high) | claimed, index, lost)
+
+
+def _pad(boxes: list[Tensor], ignored: list[Tensor | None], most: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Boxes (B, ``most``, 4), and which of them are (B, ``most``) real and ignored; None if no image has flags.
+
+    The number of operations does not depend on B: all boxes are placed at once.
+    """
+    device = boxes[0].device
+    places = [image * most + place for image, group in enumerate(boxes) for place in range(len(group))]
+    index = torch.tensor(places, dtype=torch.int64).to(device, non_blocking=True)
+    padded = boxes[0].new_zeros((len(boxes) * most, 4)).index_copy_(0, index, torch.cat(boxes))
+    real = torch.zeros(len(boxes) * most, dtype=torch.bool, device=device).index_fill_(0, index, True)
+    crowd = None
     if any(flags is not None for flags in ignored):
-        for row, group, flags in zip(matched, padded, crowd, strict=True):
-            _ignore(row, torch.where(flags[:, None], group, 0.0), sides, low, GPU_PAIRS)
+        none = torch.zeros(most, dtype=torch.bool, device=device)
+        given = [
+            none[: len(group)] if flags is None else flags.reshape(-1).bool()
+            for group, flags in zip(boxes, ignored, strict=True)
+        ]
+        crowd = torch.zeros_like(real).index_copy_(0, index, torch.cat(given))
+        real &= ~crowd
+        crowd = crowd.view(len(boxes), most)
+    return padded.view(len(boxes), most, 4), real.view(len(boxes), most), crowd
 
 
 def _overlap(boxes: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,8 +257,12 @@ def _blocks(boxes: int, sides: Tensor, pairs: int) -> tuple[range, tuple[Tensor,
 def _ignore(row: Tensor, boxes: Tensor, sides: Tensor, low: float, pairs: int) -> None:
     """Turn the anchors of ``row`` (A,) that are not positive and lie on one of ``boxes`` (G, 4) into `BETWEEN`."""
     for start, block in zip(*_blocks(len(boxes), sides, pairs), strict=True):
-        intersection, iou = _overlap(boxes, block)
-        areas = (block[2] - block[0]) * (block[3] - block[1])
-        hit = (iou >= low).logical_or_(intersection >= areas * COVERED_SHARE).any(dim=0)
+        hit = _on_ignored(*_overlap(boxes, block), block, low).any(dim=0)
         view = row[start : start + block.shape[1]]
         view.masked_fill_(hit & (view < 0), BETWEEN)
+
+
+def _on_ignored(intersection: Tensor, iou: Tensor, sides: Tensor, low: float) -> Tensor:
+    """Which anchors, given as ``sides`` (4, A), an ignored box silences; all are (..., G, A)."""
+    areas = (sides[2] - sides[0]) * (sides[3] - sides[1])
+    return (iou >= low).logical_or_(intersection >= areas * COVERED_SHARE)

@@ -54,15 +54,20 @@ def focal_loss(
         gamma: Focusing exponent, at least 0.
     """
     images, anchors, columns = logits.shape
+    if void is not None:
+        # A void entry is looked up among the positive ones, which have to be few and in order for it.
+        assignment = assignment.compact()
     scale = _scale(assignment, normaliser)
     rows = scale[:, None] * (assignment.matched != BETWEEN)
     flat = (assignment.image * anchors + assignment.anchor) * columns + assignment.column
     weight = scale[assignment.image]
+    if assignment.mask is not None:
+        weight = weight * assignment.mask
     if coverage is not None:
         weight = weight * coverage[assignment.image, assignment.column]
         coverage = None if _all_on_host(coverage) else coverage
     gone = None if void is None else (void[0] * anchors + void[1]) * columns + void[2]
-    loss: Tensor = _Focal.apply(logits, rows, coverage, flat, weight, gone, alpha, gamma)
+    loss: Tensor = _Focal.apply(logits, rows, coverage, flat, weight, assignment.mask, gone, alpha, gamma)
     return loss
 
 
@@ -94,7 +99,8 @@ def box_loss(
         terms = giou_terms(decode_boxes(predicted, chosen), assignment.boxes)
     else:
         raise ValueError(f"kind must be 'l1' or 'giou', not {kind!r}")
-    return (terms * _scale(assignment, normaliser)[assignment.image]).sum()
+    weight = _scale(assignment, normaliser)[assignment.image]
+    return (terms * (weight if assignment.mask is None else weight * assignment.mask)).sum()
 
 
 def _scale(assignment: Assignment, normaliser: Tensor | None) -> Tensor:
@@ -124,14 +130,15 @@ class _Focal(torch.autograd.Function):
         coverage: Tensor | None,
         flat: Tensor,
         weight: Tensor,
+        mask: Tensor | None,
         void: Tensor | None,
         alpha: float,
         gamma: float,
     ) -> Tensor:
         loss, gradient = _focal(
-            logits, rows, coverage, flat, weight, void, alpha, gamma, wants_gradient=ctx.needs_input_grad[0]
+            logits, rows, coverage, flat, weight, mask, void, alpha, gamma, wants_gradient=ctx.needs_input_grad[0]
         )
-        ctx.save_for_backward(logits, rows, coverage, flat, weight, void)
+        ctx.save_for_backward(logits, rows, coverage, flat, weight, mask, void)
         ctx.powers = (alpha, gamma)
         ctx.gradient = gradient
         return loss
@@ -140,10 +147,10 @@ class _Focal(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None
-        logits, rows, coverage, flat, weight, void = ctx.saved_tensors
+        logits = ctx.saved_tensors[0]
         if gradient is None:
-            gradient = _focal(logits, rows, coverage, flat, weight, void, *ctx.powers, wants_gradient=True)[1]
-        return (gradient.mul_(upstream).to(logits.dtype), *[None] * 7)
+            gradient = _focal(*ctx.saved_tensors, *ctx.powers, wants_gradient=True)[1]
+        return (gradient.mul_(upstream).to(logits.dtype), *[None] * 8)
 
 
 def _focal(
@@ -152,6 +159,7 @@ def _focal(
     coverage: Tensor | None,
     flat: Tensor,
     weight: Tensor,
+    mask: Tensor | None,
     void: Tensor | None,
     alpha: float,
     gamma: float,
@@ -161,7 +169,8 @@ def _focal(
     """The weighted focal sum (float32 scalar) and, if wanted, its gradient (B, A, K).
 
     ``rows`` (B, A) weighs an anchor's background entries, ``flat`` (P,) and ``weight`` (P,) are the ascending flat
-    positions and the weights of the positive entries, ``void`` (V,) flat positions in any order.
+    positions and the weights of the positive entries, ``mask`` (P,) which of them are positive after all (None: all),
+    ``void`` (V,) flat positions in any order.
     """
     logits = logits.detach()
     work = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -175,7 +184,10 @@ def _focal(
     wanted, slope = _positive_entry(entries, alpha, gamma)
     total = total + ((wanted - _background_entry(entries, alpha, gamma)) * weight).sum(dtype=torch.float64)
     if gradient is not None:
-        gradient.view(-1).index_copy_(0, flat, (slope * weight).to(held))
+        share = (slope * weight).to(held)
+        if mask is not None:
+            share = torch.where(mask, share, gradient.view(-1).index_select(0, flat))
+        gradient.view(-1).index_copy_(0, flat, share)
     if void is not None and len(void):
         void = void.sort().values
         total = total - _void_share(logits, rows.to(work), coverage, flat, void, alpha, gamma)

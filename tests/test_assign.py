@@ -135,7 +135,10 @@ def check_types(found: Assignment, images: int, anchors: int) -> None:
     assert found.matched.shape == (images, anchors)
     assert found.boxes.shape == (len(found.image), 4)
     assert found.positives.shape == (images,)
+    assert found.mask is None
     for name, tensor in found._asdict().items():
+        if name == "mask":
+            continue
         assert tensor.dtype == (torch.float32 if name == "boxes" else torch.int64), name
 
 
@@ -150,6 +153,24 @@ def test_types_do_not_depend_on_those_of_the_targets(way: str) -> None:
     narrow = {"boxes": torch.tensor([[10, 10, 30, 30]]).double(), "labels": torch.tensor([3], dtype=torch.int32)}
     check_types(assign([narrow, target([])], grid()), 2, len(grid()))
     check_types(assign([narrow], grid()[:0]), 1, 0)
+
+
+@pytest.mark.parametrize("names", [list(CASES), ["none", "none"]], ids=["all cases", "no boxes"])
+def test_the_static_form_holds_every_anchor_and_says_the_same(names: list[str]) -> None:
+    anchors = grid()
+    targets = [target(CASES[name]) for name in names]
+    if len(names) > 2:
+        targets[2]["ignore"] = torch.arange(len(targets[2]["boxes"])) % 2 == 1
+    found, wanted = assign(targets, anchors, static=True), assign(targets, anchors)
+    assert len(found.image) == len(found.boxes) == len(targets) * len(anchors)
+    assert found.mask is not None and torch.equal(found.mask, (wanted.matched >= 0).view(-1))
+    for mine, other in zip(found.compact(), wanted, strict=True):
+        assert (mine is None) == (other is None)
+        assert mine is None or other is None or torch.equal(mine, other)
+    # What the others answer for is finite in every loss: their own anchor, in the first column.
+    assert torch.equal(found.boxes[~found.mask], anchors.repeat(len(targets), 1)[~found.mask])
+    assert not found.column[~found.mask].any()
+    assert wanted.compact() is wanted
 
 
 def ignored_by_hand(each: Target, anchors: Tensor, low: float = 0.4) -> Tensor:

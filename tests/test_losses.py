@@ -61,6 +61,29 @@ def close(mine: Tensor, other: Tensor, tolerance: float = 1e-6) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou"])
+@pytest.mark.parametrize("counts", [(4, 0, 7), (1,), (0, 0)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("with_void", [False, True])
+def test_the_static_form_has_the_same_losses_and_gradients(
+    kind: str, counts: tuple[int, ...], masked: bool, with_void: bool
+) -> None:
+    batch = Batch(seed=5, counts=counts)
+    static = assign(batch.targets, batch.anchors, static=True)
+    generator = torch.Generator().manual_seed(1)
+    coverage = torch.rand(len(counts), COLUMNS, generator=generator) > 0.4 if masked else None
+    void = None
+    if with_void:
+        void = tuple(torch.randint(0, size, (50,), generator=generator) for size in (len(counts), 300, COLUMNS))
+    results = []
+    for assignment in (batch.assignment, static):
+        total = focal_loss(batch.logits, assignment, coverage=coverage, void=void)  # type: ignore[arg-type]
+        total = total + 3 * box_loss(batch.deltas, batch.anchors, assignment, kind=kind)
+        results.append((total, *torch.autograd.grad(total, (batch.logits, batch.deltas))))
+    for mine, other in zip(*results, strict=True):
+        assert close(mine, other)
+
+
+@pytest.mark.parametrize("kind", ["l1", "giou"])
 @pytest.mark.parametrize("counts", [(4, 0, 7), (1,), (0, 0), (3, 3, 3, 9)])
 @pytest.mark.parametrize("block", [64, 1 << 17])
 def test_losses_and_gradients_are_those_of_torchvision(
