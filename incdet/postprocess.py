@@ -203,8 +203,8 @@ def _layout(level_sizes: tuple[int, ...], classes: int, device: torch.device) ->
         start.append(begin - moved)
         fresh.append(moved)
         level.append(torch.full_like(begin, number))
-    tables = [torch.cat(parts) for parts in (start, fresh, level)]
-    return _Layout(width, spans, *(table.to(device) for table in tables), bool(tables[1].any()))
+    starts, overlap, levels = (torch.cat(parts).to(device) for parts in (start, fresh, level))
+    return _Layout(width, spans, starts, overlap, levels, bool(overlap.any()))
 
 
 def _candidates(logits: Tensor, level_sizes: Sequence[int], limits: Limits, prune: bool = True) -> Candidates:
