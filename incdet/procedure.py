@@ -32,6 +32,7 @@ from incdet.memory import Memory
 from incdet.methods import Method, Scene
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 from incdet.pseudo import Thresholds, fit_thresholds
+from incdet.responses import Lookup, choose_responder
 from incdet.teacher import OnlineResponder, Question, Responder, Teacher
 
 FIT_IMAGES = 400
@@ -93,8 +94,10 @@ class MethodLesson:
     @cached_property
     def question(self) -> Question:
         """What the teacher can be asked."""
-        lowest = None if self.thresholds is None else float(self.thresholds.low.min())
-        return Question(self.method.selections, lowest)
+        if self.thresholds is None:
+            return Question(self.method.selections)
+        # Rounded down: a device that errs in the last digit asks the same question when a run is resumed.
+        return Question(self.method.selections, math.floor(1000 * float(self.thresholds.low.min())) / 1000)
 
     def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
         """Named scalars; see ``Method.losses``."""
@@ -173,7 +176,16 @@ def train(
     records = training_set.records
     batches = training_batches(engine, model, records, training_set.groups(), config, schedule, seed)
     iterations = schedule_length(schedule, len(records))
-    state = folder / f"{phase.rsplit(' ', 1)[-1]}.pt"
+    name = phase.rsplit(" ", 1)[-1]
+    if lesson.teacher is not None:
+        model.to(engine.device)
+        draws = iterations * schedule.batch_size // engine.accelerator.num_processes
+        work = Lookup(
+            lesson.teacher.to(engine.device), lesson.question, model, records, draws, phase,
+            folder / f"{name}.responses.safetensors",
+        )  # fmt: skip
+        lesson = replace(lesson, responder=choose_responder(engine, work, config))
+    state = folder / f"{name}.pt"
     engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state)
 
 

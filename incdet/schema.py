@@ -211,6 +211,10 @@ class Engine(_Section):
     """Processes that load images."""
     image_cache: Annotated[int, Field(ge=0)] = 2048
     """MiB of host memory for resized training images, shared by all loader processes; 0 keeps none."""
+    device_cache: Annotated[int, Field(ge=0)] = 8192
+    """MiB of GPU memory for resized training images, used where all of them fit; 0 keeps none."""
+    response_cache: Annotated[int, Field(ge=0)] = 1024
+    """MiB of host memory (and disk) for what the teacher says about the images of a phase; 0 asks it at every draw."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto, cpu or cuda."""
     log_every: Positive = 20

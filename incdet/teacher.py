@@ -91,9 +91,8 @@ class Teacher:
         return shadow._replace(logits=logits, deltas=shadow.deltas.float())
 
     @torch.no_grad()
-    def answer(self, prepared: Prepared, question: Question, stem: Tensor | None = None) -> Shadow:
-        """Runs the network and keeps what ``question`` asks for."""
-        dense = self(prepared, stem)
+    def excerpt(self, dense: Dense, prepared: Prepared, question: Question) -> Shadow:
+        """What ``question`` asks for of this teacher's forward on ``prepared``."""
         responses = respond(dense, question.selections)
         if question.lowest is None:
             return Shadow(responses, None)
@@ -115,7 +114,8 @@ class OnlineResponder:
 
     def __call__(self, prepared: Prepared, dense: Dense) -> Shadow:
         """The answer for a batch."""
-        return self._teacher.answer(prepared, self._question, dense.stem if self._shared else None)
+        shadow = self._teacher(prepared, dense.stem if self._shared else None)
+        return self._teacher.excerpt(shadow, prepared, self._question)
 
 
 def _frozen(model: IncrementalRetinaNet) -> IncrementalRetinaNet:

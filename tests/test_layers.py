@@ -15,7 +15,7 @@ WORDS = {"errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe", "
 NETWORK = {"backbones", "heads", "model", "convert", "checkpoint", "weights", "postprocess"}
 LEARNING = {
     "config", "schema", "engine", "iteration", "methods", "distill", "teacher", "pseudo", "memory", "features",
-    "procedure", "evaluate", "metrics", "results", "samples", "sources", "journal", "runfolder", "batches",
+    "responses", "archive", "procedure", "evaluate", "metrics", "results", "samples", "sources", "journal", "runfolder", "batches",
 }  # fmt: skip
 PEOPLE = {"cli", "__main__", "report", "viz", "run", "custom", "console", "benchmarks", "predict", "export"}
 GROUPS = {"words": WORDS, "network": NETWORK, "learning": LEARNING, "people": PEOPLE}

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from incdet.archive import Archive
+from incdet.config import Config, parse_config
+from incdet.data.dataset import DetectionDataset, collate
+from incdet.data.geometry import Geometry
+from incdet.data.records import Record
+from incdet.distill import Selection
+from incdet.methods import METHODS, KdBox, KdResponse, Method
+from incdet.model import Prepared
+from incdet.procedure import MethodLesson
+from incdet.pseudo import Thresholds
+from incdet.responses import CachedResponder, fill, obstacle
+from incdet.teacher import OnlineResponder, Question, Shadow, Teacher
+
+from .helpers import network, operations, record
+
+NAMES = ("a", "b")
+SELECTIONS = (Selection("score", 0.6), Selection("topk", 9), Selection("statistical", 1.5))
+QUESTION = Question(SELECTIONS, 0.4)
+BOTH = (False, True)
+
+
+def photographs(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Record]:
+    """Pictures of noise with the given (height, width), each with one object of class c."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    records = []
+    for number, (height, width) in enumerate(sizes):
+        file = folder / f"{number}.png"
+        noise = cv2.resize(rng.integers(0, 256, (height // 4, width // 4, 3), np.uint8), (width, height))
+        cv2.imwrite(str(file), noise)
+        one = record(file, ["c"], number=number, boxes=[[4, 5, 28, 30]])
+        records.append(replace(one, width=width, height=height))
+    return records
+
+
+class World:
+    """A teacher of two classes, its student of three, and pictures."""
+
+    def __init__(self, folder: Path, sizes: Sequence[tuple[int, int]] = ((48, 48),) * 6, **changes: Any) -> None:
+        before = network(NAMES, **changes)
+        with torch.no_grad():  # it finds something, as a trained one does
+            before.class_head.predictors[0].weight.mul_(60)
+        self.teacher = Teacher(before)
+        self.student = network(NAMES, seed=1, **changes)
+        self.student.freeze_norm()
+        self.student.grow(("c",))
+        self.student.train()
+        recipe = before.recipe
+        geometry = Geometry(recipe.min_size[0], recipe.max_size, recipe.fixed_size)
+        self.dataset = DetectionDataset(photographs(folder, sizes), self.student.vocab, geometry=geometry)
+
+    def fill(self, question: Question = QUESTION, flips: Sequence[bool] = BOTH, **more: Any) -> Archive:
+        archive = fill(
+            self.teacher, question, self.student, self.dataset, flips, **{"budget": 1 << 30, "batch_size": 4, **more}
+        )
+        assert archive is not None
+        return archive
+
+    def cached(self, question: Question = QUESTION, **more: Any) -> CachedResponder:
+        return CachedResponder(self.fill(question, **more), question, self.student.recipe.anchors_per_cell)
+
+    def batch(self, *draws: tuple[int, bool]) -> Prepared:
+        """The prepared batch of (index, flipped) draws, as the loader would give it."""
+        images, targets = [], []
+        for index, flipped in draws:
+            (image,), (target,) = collate([self.dataset[(0, index)]])
+            width = image.shape[-1]
+            boxes = target["boxes"]
+            if flipped:
+                boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
+            images.append(image.flip(-1) if flipped else image)
+            targets.append({**target, "boxes": boxes, "flipped": flipped})
+        return self.student.prepare(images, targets)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def assert_equal_shadows(one: Shadow, other: Shadow, tolerance: float) -> None:
+    assert torch.equal(one.responses.image, other.responses.image)
+    assert torch.equal(one.responses.anchor, other.responses.anchor)
+    for key in ("logits", "deltas"):
+        mine, theirs = getattr(one.responses, key), getattr(other.responses, key)
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+    assert one.responses.heard.keys() == other.responses.heard.keys()
+    assert all(torch.equal(one.responses.heard[key], other.responses.heard[key]) for key in one.responses.heard)
+    assert (one.detections is None) is (other.detections is None)
+    for mine, theirs in zip(one.detections or [], other.detections or [], strict=True):
+        assert torch.equal(mine["labels"], theirs["labels"])
+        torch.testing.assert_close(mine["scores"], theirs["scores"], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(mine["boxes"], theirs["boxes"], rtol=tolerance, atol=100 * tolerance)
+
+
+# --- what is found in the cache is what the teacher would say
+
+
+@pytest.mark.parametrize(
+    "draws", [[(0, False)], [(1, True), (1, False)], [(5, True), (0, False), (3, True), (2, True)]]
+)
+def test_on_its_own_canvas_an_image_gets_the_teachers_answer(world: World, draws: list[tuple[int, bool]]) -> None:
+    prepared = world.batch(*draws)
+    dense = world.student.dense(prepared)
+    shadow = world.cached()(prepared, dense)
+    assert len(shadow.responses.image) > 5 * len(draws) and shadow.detections is not None
+    assert all(len(one["boxes"]) > 0 for one in shadow.detections)
+    online = OnlineResponder(world.teacher, QUESTION)(prepared, dense)
+    assert_equal_shadows(shadow, online, 1e-5)
+
+
+def test_filled_one_by_one_it_equals_the_teachers_answer_to_a_single_image_bit_for_bit(world: World) -> None:
+    cached = world.cached(batch_size=1, flips=(False,))
+    for draw in ((0, False), (4, False)):
+        prepared = world.batch(draw)
+        dense = world.student.dense(prepared)
+        assert_equal_shadows(cached(prepared, dense), OnlineResponder(world.teacher, QUESTION)(prepared, dense), 0.0)
+
+
+LISTENERS = {
+    "incdet": METHODS["incdet"],
+    "eeil": METHODS["eeil"],
+    "pseudo": METHODS["pseudo"],
+    "topk": Method("topk", "here", terms=(KdResponse(selection=Selection("topk", 9)), KdBox(score=0.3))),
+    "statistical": Method("statistical", "here", terms=(KdResponse(selection=Selection("statistical", 1.0)),)),
+}
+
+
+@pytest.mark.parametrize("name", LISTENERS)
+@pytest.mark.parametrize("kind", ["l1", "giou"])
+def test_losses_and_gradients_are_those_of_the_online_teacher(world: World, name: str, kind: str) -> None:
+    method = LISTENERS[name]
+    thresholds = Thresholds(torch.tensor([0.6, 0.5]), torch.tensor([0.3, 0.25])) if method.pseudo_labels else None
+    online = MethodLesson(method, kind, world.teacher, thresholds)
+    lesson = replace(online, responder=world.cached(online.question))
+    prepared = world.batch((2, True), (0, False), (4, True))
+    slopes = []
+    for one in (lesson, online):
+        world.student.zero_grad()
+        losses = one(world.student.dense(prepared), prepared)
+        torch.autograd.backward(list(losses.values()))
+        slopes.append({**losses, **{k: p.grad for k, p in world.student.named_parameters() if p.requires_grad}})
+    assert len(slopes[0]) > 10
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_move_with_their_place_when_the_batch_is_padded_further(tmp_path: Path) -> None:
+    # Canvases of 64 x 64, 64 x 96 and 96 x 64: no two are alike, and the batch's is larger than each.
+    world = World(tmp_path, [(48, 64), (48, 90), (90, 48)], max_size=96, size_divisible=32)
+    question = Question((Selection("all"),), 0.4)
+    prepared = world.batch((0, True), (1, False), (2, True))
+    dense = world.student.dense(prepared)
+    assert prepared.images.shape[-2:] == (96, 96)
+    shadow = world.cached(question)(prepared, dense)
+    cells = [feature.shape[-2:] for feature in dense.features]
+    per_cell = world.student.recipe.anchors_per_cell
+    for row, draw in enumerate(((0, True), (1, False), (2, True))):
+        alone = world.batch(draw)
+        own = world.teacher(alone)
+        mine = shadow.responses.image == row
+        assert int(mine.sum()) == own.logits.shape[1] < dense.logits.shape[1]
+        # Written out: the own canvas's grid cut out of the batch's, level by level.
+        parts, start = [], 0
+        for feature, (height, width) in zip(own.features, cells, strict=True):
+            count = height * width * per_cell
+            places = torch.arange(start, start + count).reshape(height, width, per_cell)
+            parts.append(places[: feature.shape[-2], : feature.shape[-1]].flatten())
+            start += count
+        assert torch.equal(shadow.responses.anchor[mine], torch.cat(parts))
+        torch.testing.assert_close(shadow.responses.logits[mine], own.logits[0], rtol=1e-5, atol=1e-5)
+        # These canvases are multiples of every stride, so that equal places are equal boxes.
+        assert torch.equal(dense.anchors[shadow.responses.anchor[mine]], own.anchors)
+        found = world.teacher.model.postprocess(own, alone.image_sizes, score_thresh=0.4)[0]
+        assert shadow.detections is not None
+        torch.testing.assert_close(shadow.detections[row], found, rtol=1e-5, atol=1e-3)
+
+
+def test_what_padding_changes_stays_small_away_from_it(tmp_path: Path) -> None:
+    # The one difference between cached and online: what the network sees beyond the border of the own canvas.
+    world = World(tmp_path, [(96, 96), (96, 160)], min_size=(96,), max_size=160, anchor_sizes=((12, 16),))
+    question = Question((Selection("all"),), None)
+    prepared = world.batch((0, False), (1, False))
+    dense = world.student.dense(prepared)
+    cached = world.cached(question)(prepared, dense).responses
+    online = world.teacher(prepared)
+    mine = cached.image == 0
+    places = cached.anchor[mine]
+    gap = (cached.logits[mine] - online.logits[0, places]).abs().amax(dim=1)
+    right = dense.anchors[places, 2]
+    near, far = gap[right > 80].max(), gap[right < 20].max()
+    assert near > 10 * far
+
+
+def test_a_batch_takes_as_many_operations_as_an_image(world: World) -> None:
+    cached = world.cached()
+
+    def work(draws: list[tuple[int, bool]]) -> int:
+        prepared = world.batch(*draws)
+        with torch.no_grad():
+            dense = world.student.dense(prepared)
+        return operations(lambda: cached(prepared, dense))
+
+    assert work([(0, False)]) == work([(number, bool(number % 2)) for number in range(6)])
+
+
+# --- filling
+
+
+@pytest.mark.parametrize("flips", [(False,), (True,), BOTH])
+def test_an_entry_for_every_picture_that_can_be_drawn(world: World, flips: tuple[bool, ...]) -> None:
+    told: list[tuple[int, int]] = []
+    archive = world.fill(flips=flips, progress=lambda done, total: told.append((done, total)))
+    entries = 6 * len(flips)
+    assert sorted(archive.entry[:, [int(one) for one in flips]].flatten().tolist()) == list(range(entries))
+    assert (archive.entry >= 0).sum() == entries == len(archive.grids) == len(archive.row_ends) - 1
+    assert told[-1] == (entries, entries) and len(told) > 1
+    assert archive.logits.dtype == torch.float32 and archive.nbytes == sum(part.nbytes for part in archive)
+
+
+def test_filling_leaves_random_numbers_modes_and_weights_alone(world: World) -> None:
+    before, state = torch.get_rng_state(), {k: v.clone() for k, v in world.student.state_dict().items()}
+    world.fill()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert world.student.training and not world.teacher.model.training
+    assert all(torch.equal(value, state[name]) for name, value in world.student.state_dict().items())
+
+
+def test_pictures_of_one_canvas_are_asked_about_together(tmp_path: Path) -> None:
+    world = World(tmp_path, [(48, 64), (48, 48), (44, 62), (48, 90), (64, 48)], max_size=96)
+    shapes: list[tuple[int, ...]] = []
+    inner = world.teacher.model.dense
+
+    def dense(prepared: Prepared, *rest: Any) -> Any:
+        shapes.append(tuple(prepared.images.shape))
+        return inner(prepared, *rest)
+
+    world.teacher.model.dense = dense  # type: ignore[method-assign]
+    world.fill(batch_size=16)
+    assert sorted(shape[2:] for shape in shapes) == [(64, 64), (64, 96)]
+    assert sum(shape[0] for shape in shapes) == 10
+
+
+def test_filling_stops_as_soon_as_it_is_known_to_exceed_its_budget(world: World) -> None:
+    whole = world.fill(batch_size=2)
+    told: list[int] = []
+
+    def filled(budget: int) -> Archive | None:
+        told.clear()
+        return fill(
+            world.teacher, QUESTION, world.student, world.dataset, BOTH, budget=budget, batch_size=2,
+            progress=lambda done, _: told.append(done),
+        )  # fmt: skip
+
+    assert filled(whole.nbytes) is not None
+    assert filled(whole.nbytes // 2) is None and told == []  # foreseen after the first picture
+    assert filled(int(whole.nbytes / 1.1)) is None
+
+
+# --- when it is used
+
+
+def settings(**sections: Any) -> Config:
+    return parse_config(sections)
+
+
+@pytest.mark.parametrize(
+    ("changes", "draws", "reason"),
+    [
+        ({}, 250, None),
+        ({}, 249, "249 draws of 200 pictures would not pay"),
+        ({"engine": {"response_cache": 0}}, 9999, "engine.response_cache is 0"),
+        ({"augment": {"crop": True}}, 9999, "augment.crop"),
+        ({"augment": {"photometric": True}}, 9999, "augment.photometric"),
+        ({"augment": {"scale": [0.5, 2.0]}}, 9999, "augment.scale"),
+    ],
+)
+def test_the_cache_is_used_where_it_is_exact_and_pays(changes: dict[str, Any], draws: int, reason: str | None) -> None:
+    recipe = network().recipe
+    found = obstacle(QUESTION, recipe, settings(**changes), draws, 200)
+    assert (found is None) if reason is None else (found is not None and reason in found)
+
+
+def test_sizes_that_are_drawn_and_ears_for_everything_need_the_teacher_itself() -> None:
+    recipe, config = network().recipe, settings()
+    several = replace(recipe, min_size=(40, 48))
+    assert "several values" in str(obstacle(QUESTION, several, config, 999, 100))
+    assert obstacle(QUESTION, replace(several, fixed_size=(48, 48)), config, 999, 100) is None
+    assert obstacle(QUESTION, replace(several, skip_resize=True), config, 999, 100) is None
+    everything = Question(METHODS["lwf"].selections)
+    assert "every anchor" in str(obstacle(everything, recipe, config, 999, 100))
