@@ -54,7 +54,9 @@ def test_a_suite_writes_one_json_line_per_case_and_finds_equality(
         assert line["ratio"] == pytest.approx(line["theirs"] / line["ours"], rel=1e-4)
         assert line["peak_ratio"] > 0 and line["aa"] > 0
         assert line["torch"] == torch.__version__
-    assert capsys.readouterr().out.count("A/A") == len(lines)
+    shown = capsys.readouterr().out
+    assert shown.count("(A/A ") == len(lines)
+    assert shown.rstrip().splitlines()[-1].split()[0] == suite  # the short table comes last
 
 
 def test_losses_need_a_third_of_the_memory(threads: None) -> None:
@@ -137,3 +139,19 @@ def test_help_does_not_import_torch(repository: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "losses" in done.stdout
+
+
+def test_a_suite_that_fails_is_told_and_does_not_stop_the_next(
+    main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threads: None
+) -> None:
+    import incdet.benchmarks.losses
+
+    def fail(options: Options) -> Iterator[Row]:
+        raise RuntimeError("out of memory")
+        yield
+
+    monkeypatch.setattr(incdet.benchmarks.losses, "rows", fail)
+    assert main(["losses", "assignment", "--quick"]) == 1
+    shown = capsys.readouterr()
+    assert "out of memory" in shown.err
+    assert "failed: losses" in shown.out and "assignment" in shown.out
