@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterable, Sequence
 from weakref import WeakKeyDictionary
 
+import torch
+
 from incdet.config import Augment, Config, Schedule
 from incdet.data.augment import build_pipeline
 from incdet.data.cache import MIB, ImageCache
 from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
 from incdet.data.geometry import Geometry
 from incdet.data.records import Record
+from incdet.data.resident import ResidentImages, ResidentLoader, needed_bytes
 from incdet.engine import Batch, Batches, Engine
 from incdet.model import IncrementalRetinaNet
 from incdet.recipe import Recipe
@@ -48,19 +51,18 @@ def training_batches(
     dataset = DetectionDataset(
         records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=_cache(engine)
     )
-    pictures = len(set(dataset.places))
-    if settings.image_cache and dataset.cached < pictures:
-        engine.say(
-            f"image cache: {dataset.cached:,} of {pictures:,} images fit in {settings.image_cache} MiB; "
-            "the rest is decoded again each time"
-        )
+    # A file written for a large machine runs on a small one too; the batches are the same for any number.
+    workers = min(settings.workers, os.cpu_count() or 1)
+    images = _resident(engine, dataset, workers)
+    if images is None:
+        _tell_of_cache(engine, dataset)
     batch_size = max(1, schedule.batch_size // (settings.accumulation * world))
 
     def batches(drawn: int) -> Iterable[Batch]:
         sampler = DrawSampler(len(dataset), batch_size, seed, start=drawn, shares=shares, rank=rank, world=world)
-        # A file written for a large machine runs on a small one too; the batches are the same for any number.
-        workers = min(settings.workers, os.cpu_count() or 1)
-        return make_loader(dataset, sampler, workers, pin_memory=engine.device.type == "cuda")
+        if images is not None:
+            return ResidentLoader(dataset, sampler, images)
+        return make_loader(dataset, sampler, workers)
 
     return batches
 
@@ -77,6 +79,46 @@ def plain_images(
 def _cache(engine: Engine) -> ImageCache:
     share = engine.settings.image_cache * MIB // engine.accelerator.num_processes
     return _CACHES.setdefault(engine, ImageCache(share))
+
+
+def _tell_of_cache(engine: Engine, dataset: DetectionDataset) -> None:
+    """Says so if the images do not all fit in the memory they may take."""
+    budget, pictures = engine.settings.image_cache, len(set(dataset.places))
+    if budget and dataset.cached < pictures:
+        engine.say(
+            f"image cache: {dataset.cached:,} of {pictures:,} images fit in {budget} MiB; "
+            "the rest is decoded again each time"
+        )
+
+
+def _resident(engine: Engine, dataset: DetectionDataset, workers: int) -> ResidentImages | None:
+    """The images on the GPU, where there is one, they fit and nothing moves their frame; None otherwise."""
+    budget = engine.settings.device_cache
+    if engine.device.type != "cuda" or not budget:
+        return None
+    # What torch's allocator keeps for later is free too.
+    kept = torch.cuda.memory_reserved(engine.device) - torch.cuda.memory_allocated(engine.device)
+    refusal = resident_refusal(dataset, budget, (torch.cuda.mem_get_info(engine.device)[0] + kept) // MIB)
+    if refusal:
+        engine.say(f"device cache: not used, {refusal}; images come from the loader")
+        return None
+    images = ResidentImages(
+        dataset, engine.device, workers=workers, progress=lambda done, all_: engine.advance("device cache", done, all_)
+    )
+    engine.say(f"device cache: {len(set(dataset.places)):,} images, {needed_bytes(dataset) // MIB:,} MiB")
+    return images
+
+
+def resident_refusal(dataset: DetectionDataset, budget: int, free: int) -> str:
+    """Why the images cannot live on the device, given ``budget`` and ``free`` MiB there; empty if they can."""
+    if dataset.pipeline is not None and dataset.pipeline.moves_frame:
+        return "augment.crop and augment.scale need the loader"
+    # The other half is the network's.
+    limit, needed = min(budget, free // 2), -(-needed_bytes(dataset) // MIB)
+    if needed > limit:
+        shown = f"engine.device_cache={budget}" if limit == budget else f"half of the {free:,} MiB that are free"
+        return f"{len(set(dataset.places)):,} images take {needed:,} MiB, more than {shown}"
+    return ""
 
 
 def geometry_of(recipe: Recipe, augment: Augment) -> Geometry | None:

@@ -100,10 +100,8 @@ class BoxPipeline:
         if self.moves_frame:
             planes, boxes, rows = self._move_frame(planes, boxes, seed)
         changes = self.changes(seed)
-        if changes.flipped:
-            boxes = flip_boxes(boxes, planes.shape[2])
-        wide = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= SMALLEST_SIDE
-        return Augmented(apply_changes(planes, changes), boxes[wide], rows[wide], changes.flipped)
+        boxes, kept = changed_boxes(boxes, planes.shape[2], changes)
+        return Augmented(apply_changes(planes, changes), boxes, rows[kept], changes.flipped)
 
     @cached_property
     def _compose(self) -> Any:
@@ -136,11 +134,14 @@ def apply_changes(planes: Planes, changes: Changes) -> Planes:
     return apply_jitter(planes, changes.jitter)
 
 
-def flip_boxes(boxes: Boxes, width: int) -> Boxes:
-    """(M, 4) float32 xyxy boxes in the mirror image of ``width`` pixels."""
-    moved: Boxes = boxes.copy()
-    moved[:, 0], moved[:, 2] = width - boxes[:, 2], width - boxes[:, 0]
-    return moved
+def changed_boxes(boxes: Boxes, width: int, changes: Changes) -> tuple[Boxes, NDArray[np.int64]]:
+    """(M', 4) float32 xyxy boxes after ``changes`` of an image of ``width`` pixels, and the (M',) rows they were."""
+    if changes.flipped:
+        mirrored: Boxes = boxes[:, [2, 1, 0, 3]]
+        mirrored[:, [0, 2]] = width - mirrored[:, [0, 2]]
+        boxes = mirrored
+    rows = np.flatnonzero(np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= SMALLEST_SIDE)
+    return boxes[rows], rows
 
 
 def build_pipeline(flip: float = 0.5, crop: bool = False, photometric: bool = False,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from incdet.data.augment import Augmented, BoxPipeline
+from incdet.data.augment import Augmented, BoxPipeline, Changes, changed_boxes
 from incdet.data.cache import ImageCache, Place
 from incdet.data.geometry import Geometry, Image, Planes, resize, resize_boxes, to_planes
 from incdet.data.records import Boxes, Record
@@ -108,6 +108,23 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             augmented = self.pipeline(planes, boxes, draw_seed(self.seed, draw, index))
         image = augmented.planes if augmented.planes.flags.writeable else augmented.planes.copy()
         return torch.from_numpy(image), self.target(index, augmented.boxes, augmented.rows, augmented.flipped)
+
+    def draw(self, key: Key) -> tuple[Changes, Target]:
+        """What ``self[key]`` does to the pixels, and its target, without the pixels.
+
+        Raises:
+            ValueError: The pipeline moves the frame; then only the pixels tell.
+        """
+        draw, index = key
+        changes = Changes()
+        if self.pipeline is None:
+            boxes = self.boxes(index)
+            return changes, self.target(index, boxes, np.arange(len(boxes)), False)
+        if self.pipeline.moves_frame:
+            raise ValueError("a crop or zoom cannot be drawn without the pixels")
+        changes = self.pipeline.changes(draw_seed(self.seed, draw, index))
+        boxes, rows = changed_boxes(self.boxes(index), self.places[index].width, changes)
+        return changes, self.target(index, boxes, rows, changes.flipped)
 
     def planes(self, index: int) -> Planes:
         """The resized picture, (3, H, W) uint8; read-only where it comes from the cache."""
@@ -231,14 +248,14 @@ def make_loader(dataset: DetectionDataset, sampler: DrawSampler, workers: int = 
                 pin_memory: bool = False) -> DataLoader[tuple[Tensor, Target]]:
     """Endless training batches ``(images, targets)`` in the order of ``sampler``."""
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=_start_worker, pin_memory=pin_memory, persistent_workers=workers > 0)
+                      worker_init_fn=start_worker, pin_memory=pin_memory, persistent_workers=workers > 0)
 
 
 def eval_loader(records: Sequence[Record], batch_size: int, workers: int = 0, *,
                 pin_memory: bool = False) -> DataLoader[tuple[Tensor, Target]]:
     """Every image once, in order, as ``(images, targets)`` where a target holds the ``image_id`` alone."""
     return DataLoader(EvaluationImages(records), batch_size=batch_size, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=_start_worker, pin_memory=pin_memory)
+                      worker_init_fn=start_worker, pin_memory=pin_memory)
 
 
 class EvaluationImages(Dataset[tuple[Tensor, Target]]):
@@ -255,11 +272,11 @@ class EvaluationImages(Dataset[tuple[Tensor, Target]]):
         return torch.from_numpy(to_planes(read_image(record))), {"image_id": record.image_id}
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """What a loader process does first."""
     # One thread a worker: OpenCV's own pool would fight with the other workers for the cores.
     cv2.setNumThreads(0)
     info = get_worker_info()
-    if info is not None and isinstance(info.dataset, DetectionDataset):
-        data = info.dataset
-        if data.cache is not None:
-            data.cache.share(info.num_workers, data.places)
+    data = getattr(info.dataset, "dataset", info.dataset) if info is not None else None
+    if info is not None and isinstance(data, DetectionDataset) and data.cache is not None:
+        data.cache.share(info.num_workers, data.places)

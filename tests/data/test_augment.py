@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from incdet.data.augment import SMALLEST_SIDE, BoxPipeline, apply_changes, build_pipeline, flip_boxes
+from incdet.data.augment import SMALLEST_SIDE, BoxPipeline, apply_changes, build_pipeline, changed_boxes
 from incdet.data.geometry import to_image, to_planes
 
 
@@ -136,7 +136,7 @@ def test_what_a_seed_decides_is_what_the_pipeline_does() -> None:
         pipeline = PIPELINES["photometric and flip"]
         changes, done = pipeline.changes(seed), pipeline(planes, boxes, seed)
         assert np.array_equal(done.planes, apply_changes(planes, changes)) and done.flipped is changes.flipped
-        assert np.array_equal(done.boxes, flip_boxes(boxes, 30) if changes.flipped else boxes)
+        assert np.array_equal(done.boxes, changed_boxes(boxes, 30, changes)[0])
         flips.append(changes.flipped)
     assert 10 < sum(flips) < 30
 
