@@ -5,7 +5,7 @@ Shape letters: H, W image size, M boxes, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from incdet.data.augment import Augmented, BoxPipeline, Changes, changed_boxes
 from incdet.data.cache import ImageCache, Place
 from incdet.data.geometry import Geometry, Image, Planes, resize, resize_boxes, to_planes
+from incdet.data.packing import Batch, PackedLoader, Target, pack
 from incdet.data.records import Boxes, Record
 from incdet.errors import Finding, InputError
 from incdet.vocab import Vocabulary
 
 Key = tuple[int, int]
-Target = dict[str, Any]
-Batch = tuple[list[Tensor], list[Target]]
 
 
 def read_image(record: Record) -> Image:
@@ -244,18 +243,23 @@ def collate(batch: Sequence[tuple[Tensor, Target]]) -> Batch:
     return [image.float().div_(255) for image in images], list(targets)
 
 
-def make_loader(dataset: DetectionDataset, sampler: DrawSampler, workers: int = 0, *,
-                pin_memory: bool = False) -> DataLoader[tuple[Tensor, Target]]:
-    """Endless training batches ``(images, targets)`` in the order of ``sampler``."""
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=start_worker, pin_memory=pin_memory, persistent_workers=workers > 0)
+def make_loader(dataset: DetectionDataset, batches: Iterable[list[Key]], workers: int = 0) -> Iterable[Batch]:
+    """The batches ``(images, targets)`` of the keys that ``batches`` gives, a ``DrawSampler`` for example."""
+    return _loader(dataset, workers, batch_sampler=batches)
 
 
 def eval_loader(records: Sequence[Record], batch_size: int, workers: int = 0, *,
-                pin_memory: bool = False) -> DataLoader[tuple[Tensor, Target]]:
+                pin_memory: bool = False) -> Iterable[Batch]:
     """Every image once, in order, as ``(images, targets)`` where a target holds the ``image_id`` alone."""
-    return DataLoader(EvaluationImages(records), batch_size=batch_size, num_workers=workers, collate_fn=collate,
-                      worker_init_fn=start_worker, pin_memory=pin_memory)
+    return _loader(EvaluationImages(records), workers, batch_size=batch_size, pin_memory=pin_memory)
+
+
+def _loader(dataset: Dataset[Any], workers: int, **more: Any) -> Iterable[Batch]:
+    # With a generator of its own the loader leaves the training's random numbers alone: by default it draws one of
+    # them when it starts, and a resumed phase starts once more than an uninterrupted one.
+    loader: DataLoader[Any] = DataLoader(dataset, num_workers=workers, collate_fn=pack if workers else collate,
+                                         worker_init_fn=start_worker, generator=torch.Generator(), **more)
+    return PackedLoader(loader) if workers else loader
 
 
 class EvaluationImages(Dataset[tuple[Tensor, Target]]):

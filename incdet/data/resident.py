@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from incdet.data.augment import Changes
 from incdet.data.cache import Place
-from incdet.data.dataset import Batch, DetectionDataset, DrawSampler, Key, start_worker
+from incdet.data.dataset import DetectionDataset, DrawSampler, Key, start_worker
+from incdet.data.packing import Batch
 from incdet.data.photometric import GREY
 
 _LEVELS = np.arange(256, dtype=np.uint8)

@@ -57,6 +57,14 @@ def test_any_number_of_workers_gives_the_same_batches(records: list[Record]) -> 
     assert not same(alone, batches(dataset(records, seed=6), 0, 5))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_the_random_numbers_of_the_training_alone(records: list[Record], workers: int) -> None:
+    before = torch.get_rng_state()
+    batches(dataset(records), workers, 2)
+    list(eval_loader(records, 4, workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_resumed_loader_continues_exactly(records: list[Record]) -> None:
     assert same(batches(dataset(records), 0, 6)[4:], batches(dataset(records), 0, 2, start=4))
 
