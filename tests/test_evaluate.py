@@ -332,6 +332,65 @@ def test_detect_returns_every_image_and_leaves_the_mode(tmp_path: Path) -> None:
     assert detect(model, [], batch_size=2) == {}
 
 
+class Counting(torch.nn.Module):
+    """Finds n boxes in the n-th image it sees, counting from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        assert all(image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1 for image in images)
+        outputs = []
+        for number in range(self.seen, self.seen + len(images)):
+            scores = (torch.arange(number) + number).double() / 100
+            outputs.append({"boxes": torch.rand(number, 4), "scores": scores, "labels": torch.arange(number) % 2})
+        self.seen += len(images)
+        return outputs
+
+
+def pictures(folder: Path, count: int) -> list[Record]:
+    import cv2
+
+    records = []
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((20, 30, 3), number, np.uint8))
+        blank = Record(folder / f"{number}.png", number, 30, 20, np.zeros((0, 4), np.float32), (), np.zeros(0, bool),
+                       frozenset(NAMES))  # fmt: skip
+        records.append(blank)
+    return records
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+def test_every_image_gets_its_own_detections_back(tmp_path: Path, batch_size: int) -> None:
+    for number, item in detect(Counting(), pictures(tmp_path, 5), batch_size=batch_size).items():
+        assert item.boxes.shape == (number, 4) and item.labels.dtype == np.int64 and item.scores.dtype == np.float32
+        assert item.scores.tolist() == pytest.approx([(number + i) / 100 for i in range(number)])
+
+
+def test_a_cpu_computes_in_float32_whatever_the_precision(tmp_path: Path) -> None:
+    class Product(Counting):
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+            return super().forward(images)
+
+    records = pictures(tmp_path, 2)
+    for precision in ("auto", "off", "bf16", "fp16"):
+        assert len(detect(Product(), records, precision=precision)) == 2
+    with pytest.raises(ValueError, match="'half'"):
+        detect(Product(), records, precision="half")
+
+
+def test_a_model_that_loses_an_image_is_refused(tmp_path: Path) -> None:
+    class Losing(Counting):
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            return super().forward(images)[1:]
+
+    with pytest.raises(ValueError, match="1 results for 2 images"):
+        detect(Losing(), pictures(tmp_path, 2))
+
+
 def test_detect_restores_the_mode_after_a_failure(tmp_path: Path) -> None:
     gone = Record(tmp_path / "gone.png", 0, 9, 9, np.zeros((0, 4), np.float32), (), np.zeros(0, bool), frozenset(NAMES))
     model = Echo().train()
