@@ -187,8 +187,9 @@ def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequenc
 
 def step_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
     """What ``step`` (from 1) sees: its images, with the boxes and coverage of its own classes alone."""
-    members = [record for record in records if step in steps_of(record, protocol)]
-    shared = sum(min(steps_of(record, protocol)) < step for record in members)
+    homes = [(record, steps_of(record, protocol)) for record in records]
+    members = [record for record, steps in homes if step in steps]
+    shared = sum(min(steps) < step for _, steps in homes if step in steps)
     return _view(members, protocol, step, protocol.steps[step - 1], shared)
 
 

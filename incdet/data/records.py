@@ -52,7 +52,8 @@ class Record:
         # A record is shared by views, caches and threads, so nobody may write into it.
         boxes.flags.writeable = False
         ignore.flags.writeable = False
-        object.__setattr__(self, "image", Path(self.image))
+        if not isinstance(self.image, Path):  # to take it apart again costs more than all checks
+            object.__setattr__(self, "image", Path(self.image))
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "ignore", ignore)
         object.__setattr__(self, "names", tuple(self.names))
