@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from incdet import checkpoint
+from incdet.background import Background
 from incdet.config import Config, load_config
 from incdet.console import Display
 from incdet.data.formats import read_coco, read_voc
@@ -154,13 +155,17 @@ def finetune_custom(
         budget.quotas(protocol.names)
     remembered = _stored_memory(path, step - 1)
     folder = claim(config)
-    with Journal(folder.root, tensorboard=config.engine.tensorboard) as journal, Display() as display:
+    with (
+        Journal(folder.root, tensorboard=config.engine.tensorboard) as journal,
+        Display() as display,
+        Background() as background,
+    ):
         announce(protocol, source, folder, display)
         engine = Engine(config.engine, journal, display)
         model = loaded.model.to(engine.device)
         memory = _old_memory(model, remembered, old, budget, config, display)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
-        work = Run(config, source, protocol, folder, engine, display, samples)
+        work = Run(config, source, protocol, folder, engine, display, samples, background)
         before = work.results(chosen.name)
         display.prefix = chosen.name
         work.measure(model, before, step - 1, folder.root, seconds=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,18 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self._writer: Any = None
+        self._lock = threading.Lock()
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, event: str, **values: Any) -> None:
-        """One line ``{"time", "event", ...values}``; ``time`` is seconds since the epoch."""
-        self._file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
-        self._file.flush()
+        """One line ``{"time", "event", ...values}``, whole from any thread; ``time`` is seconds since the epoch."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
 
     def scalars(self, tag: str, values: dict[str, float], iteration: int) -> None:
         """The values as a ``train`` line and, where it is on, as TensorBoard scalars under ``tag``."""

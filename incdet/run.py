@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from incdet import checkpoint
+from incdet.background import Background
 from incdet.config import Config
 from incdet.console import Display
 from incdet.data.protocols import (
@@ -54,6 +57,7 @@ class Run:
     engine: Engine
     display: Display
     samples: Sequence[Record]
+    background: Background
     detections: dict[tuple[str, int], dict[int, Detections]] = field(default_factory=dict)
     """By method and step: what the next step's changes are measured against."""
 
@@ -61,38 +65,69 @@ class Run:
         """The class vocabulary of the first ``steps`` steps."""
         return self.protocol.vocabulary(steps, self.source.source_ids)
 
-    def measure(self, model: IncrementalRetinaNet, results: Results, step: int, folder: Path, **known: Any) -> None:
-        """Scores ``model`` on the whole test set, and saves checkpoint, samples and results of ``step``."""
+    def measure(
+        self, model: IncrementalRetinaNet, results: Results, step: int, folder: Path, *, states: Path | None = None,
+        **known: Any,
+    ) -> None:  # fmt: skip
+        """Detects with ``model`` on the whole test set; scores and saves in the background, while training goes on.
+
+        What is saved of ``step``: checkpoint, samples, and last of all results, which make the step a finished one.
+        ``results`` has the step when ``background.wait()`` returns.
+
+        Args:
+            model: Copied, so that it may change afterwards.
+            results: Those of the method.
+            step: 1-based.
+            folder: The method's.
+            states: What the step would resume from; removed when its results are written.
+            known: ``seconds`` of training, and what else ``Results.add_step`` takes.
+        """
+        self.background.wait()  # one step is scored at a time, for each holds a copy of its detector
         start = time.perf_counter()
-        names = model.vocab.names
-        detections = detect(
-            model,
-            self.source.test,
-            batch_size=self.config.evaluation.batch_size,
-            device=self.engine.device,
-            progress=lambda done, total: self.display.advance(f"step {step} evaluate", done, total),
-        )
-        scores = score(self.source.test, detections, names)
-        seconds = {"train": known.pop("seconds"), "evaluate": time.perf_counter() - start}
+        detections = self.detect(model, f"step {step} evaluate")
         before = self.detections.get((results.method, step - 1)) or self.detections.get((PLAIN.name, step - 1))
-        moved = changes(self.source.test, before, detections, model.vocab.old(step)) if before else None
         self.detections[results.method, step] = detections
-        results.add_step(step, scores, seconds=seconds, changes=moved, **known)
-        place = RunFolder.step(folder, step)
-        save_samples(place, self.samples, detections, names, output=self.folder.root)
-        groups = results.groups(step)
-        checkpoint.save(place, model, history=history(results), metrics=dict(groups))
-        results.save(folder / "results.json")
-        self.engine.journal.write("step", method=results.method, step=step, **groups, seconds=seconds)
-        parts = [f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None]
-        self.display.say(f"{results.method} step {step}: {', '.join(parts) or 'no test object of a known class'}")
+        spent = time.perf_counter() - start
+        snapshot = copy.deepcopy(model).cpu()
+
+        def finish() -> None:
+            start = time.perf_counter()
+            names = snapshot.vocab.names
+            scores = score(self.source.test, detections, names)
+            moved = changes(self.source.test, before, detections, snapshot.vocab.old(step)) if before else None
+            seconds = {"train": known.pop("seconds"), "evaluate": spent + time.perf_counter() - start}
+            results.add_step(step, scores, seconds=seconds, changes=moved, **known)
+            place = RunFolder.step(folder, step)
+            save_samples(place, self.samples, detections, names, output=self.folder.root)
+            groups = results.groups(step)
+            checkpoint.save(place, snapshot, history=history(results), metrics=dict(groups))
+            results.save(folder / "results.json")
+            if states is not None:
+                drop_states(states)
+            self.engine.journal.write("step", method=results.method, step=step, **groups, seconds=seconds)
+            parts = [f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None]
+            self.display.say(f"{results.method} step {step}: {', '.join(parts) or 'no test object of a known class'}")
+
+        self.background.submit(finish)
 
     def recall(self, model: IncrementalRetinaNet, method: str, step: int) -> None:
         """Detects again with the model after ``step`` where an earlier part of the run did, so that changes show."""
         if (method, step) not in self.detections and (PLAIN.name, step) not in self.detections:
-            self.detections[method, step] = detect(
-                model, self.source.test, batch_size=self.config.evaluation.batch_size, device=self.engine.device
-            )
+            self.detections[method, step] = self.detect(model, f"step {step} recall")
+
+    def detect(self, model: IncrementalRetinaNet, phase: str) -> dict[int, Detections]:
+        """The detections of ``model`` on the whole test set, with the progress of ``phase``."""
+        settings, device = self.config.engine, self.engine.device
+        return detect(
+            model,
+            self.source.test,
+            batch_size=self.config.evaluation.batch_size,
+            device=device,
+            # On a CPU the forward uses every core itself.
+            workers=min(settings.workers, os.cpu_count() or 1) if device.type == "cuda" else 0,
+            precision=settings.precision,
+            progress=lambda done, total: self.display.advance(phase, done, total),
+        )
 
     def results(self, name: str) -> Results:
         """Empty results of a method under this run's protocol."""
@@ -119,11 +154,15 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         budget.quotas([name for step in protocol.steps for name in step])
     base = load_base(config, protocol)
     folder = claim(config)
-    with Journal(folder.root, tensorboard=config.engine.tensorboard) as journal, display or Display() as shown:
+    with (
+        Journal(folder.root, tensorboard=config.engine.tensorboard) as journal,
+        display or Display() as shown,
+        Background() as background,
+    ):
         announce(protocol, source, folder, shown)
         engine = Engine(config.engine, journal, shown)
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
-        work = Run(config, source, protocol, folder, engine, shown, picked)
+        work = Run(config, source, protocol, folder, engine, shown, picked, background)
         first, first_results = learn_base(work, base)
         memory = Memory.empty(budget)
         if any(method.replay for method in methods):
@@ -231,17 +270,15 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     work.display.prefix = "base"
     results, view = work.results("base"), step_view(work.source.train, work.protocol, 1)
     start = time.perf_counter()
-    model = given
+    model, states = given, folder / "states"
     if model is None:
         model = build_model(work.config, work.vocabulary(1))
         lesson = MethodLesson(PLAIN, model.recipe.box_loss)
-        states = folder / "states"
         train(work.engine, model, lesson, TrainingSet(tuple(view.records), 0), work.config, work.config.train.base,
               "step 1 train", states)  # fmt: skip
-        drop_states(states)
     model = model.to(work.engine.device)
     seconds = time.perf_counter() - start if given is None else None
-    work.measure(model.eval(), results, 1, folder, seconds=seconds, train_images=view.images)
+    work.measure(model.eval(), results, 1, folder, states=states, seconds=seconds, train_images=view.images)
     return model, results
 
 
@@ -265,8 +302,13 @@ def learn_steps(
         results = Results.load(folder / "results.json")
     if not method.replay:
         memory = Memory.empty(memory.budget)
-    one = first.steps[start - 1]
-    results.add_step(start - 1, one.scores, one.train_images, _size(memory), one.seconds)
+    kept = _size(memory)
+
+    def adopt() -> None:
+        one = first.steps[start - 1]
+        results.add_step(start - 1, one.scores, one.train_images, kept, one.seconds)
+
+    work.background.submit(adopt)  # the step before may not be scored yet
     for step in range(start, len(work.protocol.steps) + 1):
         place, manifest = RunFolder.step(folder, step), folder / "memory" / f"step_{step}.json"
         if step in results.steps:
@@ -285,10 +327,10 @@ def learn_steps(
             high = dict(zip(names, outcome.thresholds.high.tolist(), strict=False))
             work.engine.journal.write("thresholds", method=method.name, step=step, high=high)
         work.measure(
-            model, results, step, folder, seconds=outcome.seconds, train_images=outcome.images, memory=_size(memory)
-        )
-        drop_states(states)
-    drop_states(folder / "states")
+            model, results, step, folder, states=states,
+            seconds=outcome.seconds, train_images=outcome.images, memory=_size(memory),
+        )  # fmt: skip
+    work.background.submit(lambda: drop_states(folder / "states"))
     return results
 
 
@@ -304,13 +346,13 @@ def learn_joint(work: Run, method: Method) -> Results:
     train(work.engine, model, MethodLesson(method, model.recipe.box_loss), TrainingSet(tuple(view.records), 0),
           work.config, work.config.train.joint, "joint train", states)  # fmt: skip
     seconds = time.perf_counter() - start
-    work.measure(model.eval(), results, last, folder, seconds=seconds, train_images=view.images)
-    drop_states(states)
+    work.measure(model.eval(), results, last, folder, states=states, seconds=seconds, train_images=view.images)
     return results
 
 
 def conclude(work: Run, finished: Sequence[Results]) -> None:
-    """Gaps to joint, comparison.json, the table, plots and the report."""
+    """Gaps to joint, comparison.json, the table, plots and the report, when the last step is scored."""
+    work.background.wait()
     comparison = compare(finished)
     for results in finished:
         results.save(work.folder.method(results.method) / "results.json")

@@ -11,11 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "incdet"
 
 # Imports point downwards, or sideways within a group; `network` and `data` are strangers.
-WORDS = {"errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe", "sizes"}
+WORDS = {"background", "errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe", "sizes"}
 NETWORK = {"backbones", "heads", "model", "convert", "checkpoint", "weights", "postprocess"}
 LEARNING = {
     "config", "schema", "engine", "iteration", "methods", "distill", "teacher", "pseudo", "memory", "features",
-    "responses", "archive", "procedure", "evaluate", "metrics", "results", "samples", "sources", "journal", "runfolder", "batches",
+    "responses", "archive", "guidance", "procedure", "evaluate", "metrics", "results", "samples", "sources", "journal", "runfolder",
+    "batches",
 }  # fmt: skip
 PEOPLE = {"cli", "__main__", "report", "viz", "run", "custom", "console", "benchmarks", "predict", "export"}
 GROUPS = {"words": WORDS, "network": NETWORK, "learning": LEARNING, "people": PEOPLE}

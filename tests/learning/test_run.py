@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 
 from incdet import checkpoint
+from incdet.background import Background
 from incdet.config import Config, load_config
 from incdet.console import Display
 from incdet.errors import InputError
+from incdet.evaluate import score
 from incdet.memory import Memory
 from incdet.methods import METHODS
 from incdet.run import run
@@ -223,6 +226,91 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
         "base", "comparison.json", "config.yaml", "log.jsonl", "memory", "protocol.json", "results.json", "samples",
         "scores.json", "step_2", "step_3",
     }  # fmt: skip
+
+
+# --- scoring in the background
+
+
+class Inline(Background):
+    """Does every job at once."""
+
+    def submit(self, job: Callable[[], object]) -> None:
+        job()
+
+
+class Dying(Background):
+    """Loses every job, as a process does that is killed while it scores."""
+
+    def submit(self, job: Callable[[], object]) -> None:
+        pass
+
+
+def assert_the_run_of_incdet(root: Path, finished: Finished) -> None:
+    for name, place in (("base/results.json", "base"), ("results.json", "incdet")):
+        assert timeless(read(root / name)) == timeless(read(finished.root / place / "results.json"))
+    details = read(root / "scores.json")
+    assert details == read(finished.root / "incdet" / "scores.json")
+    assert details["steps"][1]["changes"]
+    assert_same_network(root / "base" / "step_1", finished.root / "base" / "step_1")
+    for step in (2, 3):
+        assert_same_network(root / f"step_{step}", finished.root / "incdet" / f"step_{step}")
+        own, other = (checkpoint.load(place / f"step_{step}") for place in (root, finished.root / "incdet"))
+        assert (timeless(own.history), own.metrics) == (timeless(other.history), other.metrics)
+    assert not list(root.rglob("*.pt"))
+
+
+@pytest.mark.usefixtures("without_report")
+def test_scoring_in_the_background_changes_no_result(
+    finished: Finished, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incdet.run.Background", Inline)
+    assert_the_run_of_incdet(run(settings(methods=["incdet"]), display=quiet()[0]), finished)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_the_next_step_trains_while_the_last_is_scored(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = threading.Event()
+
+    class Watching(Display):
+        def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
+            if phase == "step 2 train":
+                reached.set()
+
+    def patient(*args: Any, **more: Any) -> Any:
+        assert reached.wait(60), "step 2 waits for the score of step 1"
+        return score(*args, **more)
+
+    monkeypatch.setattr("incdet.run.score", patient)
+    run(settings(methods=["masked"]), display=Watching(quiet()[0].console))
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize(("phase", "iteration"), [("step 2 train", 2), ("step 3 train", 2)])
+def test_a_run_that_dies_while_it_scores_resumes_as_if_it_had_not(
+    finished: Finished, settings: Settings, phase: str, iteration: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(methods=["incdet"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("incdet.run.Background", Dying)
+        run(config, display=Stopping(phase, iteration))
+    assert not list(config.output.rglob("results.json"))
+    assert_the_run_of_incdet(run(config, resume=True, display=quiet()[0]), finished)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_an_error_while_scoring_ends_the_run_with_its_own_message(
+    finished: Finished, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(methods=["incdet"])
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError("the disk is full")
+
+        patch.setattr("incdet.run.save_samples", full)
+        run(config, display=quiet()[0])
+    assert not (config.output / "base" / "results.json").exists()
+    assert_the_run_of_incdet(run(config, resume=True, display=quiet()[0]), finished)
 
 
 @pytest.mark.usefixtures("without_report")
