@@ -1,8 +1,8 @@
-"""The archive: a teacher's answers about every image of a phase, and the file that spares a resumed run the asking.
+"""The archive: a teacher's guidance for every image of a phase, and the file that spares a resumed run the asking.
 
 A file is used only if it was made by the same teacher, from the same data, under the same geometry, and is whole.
-Shape letters: I images, E entries (an image, flipped or not), N rows, O teacher columns, L levels, S selections,
-D detections.
+Shape letters: I images, E entries (an image, flipped or not), K student and O teacher columns, L levels, N rows of
+responses, P pseudo-positive, U ignored and V void entries, T terms.
 """
 
 from __future__ import annotations
@@ -25,33 +25,50 @@ FORMAT = "incdet responses 1"
 
 
 class Archive(NamedTuple):
-    """The answers to all entries, on the host, one behind the other.
+    """What the teacher's answers to all entries mean, on the host, one entry behind the other.
+
+    Of each kind of list, entry e has the stretch from ``ends[e]`` on, up to ``ends[e + 1]``. Anchors are those of the
+    entry's own canvas.
 
     Attributes:
         entry: (I, 2) int64, the entry of an image as it is and flipped; -1 where that is never drawn.
         grids: (E, L, 2) int64, rows and columns of every level of the entry's canvas.
-        row_ends: (E + 1,) int64; entry e has the rows from ``row_ends[e]`` on, up to ``row_ends[e + 1]``.
-        anchor: (N,) int64 among the anchors of the entry's canvas.
+        channels: (E, K) bool, which the pseudo-labels speak for.
+        row_ends: (E + 1,) int64.
+        row_anchor: (N,) int64.
         logits: (N, O) float32.
         deltas: (N, 4) float32.
-        heard: (N, S) bool, which of the question's selections take the row.
-        box_ends: (E + 1,) int64, as ``row_ends`` for the detections.
-        boxes: (D, 4) float32 xyxy in prepared pixels.
-        scores: (D,) float32.
-        labels: (D,) int64 columns.
+        rows: (N, T) bool, which of the method's T terms listen.
+        positive_ends: (E + 1,) int64; anchors of accepted pseudo-boxes.
+        positive_anchor: (P,) int64.
+        positive_column: (P,) int64.
+        positive_box: (P, 4) float32 xyxy in prepared pixels.
+        positive_free: (P,) bool, not taken by an annotated object.
+        between_ends: (E + 1,) int64; anchors that are neither pseudo-positive nor background.
+        between_anchor: (U,) int64.
+        void_ends: (E + 1,) int64; doubtful entries.
+        void_anchor: (V,) int64.
+        void_column: (V,) int64.
     """
 
     entry: Tensor
     grids: Tensor
+    channels: Tensor
     row_ends: Tensor
-    anchor: Tensor
+    row_anchor: Tensor
     logits: Tensor
     deltas: Tensor
-    heard: Tensor
-    box_ends: Tensor
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+    rows: Tensor
+    positive_ends: Tensor
+    positive_anchor: Tensor
+    positive_column: Tensor
+    positive_box: Tensor
+    positive_free: Tensor
+    between_ends: Tensor
+    between_anchor: Tensor
+    void_ends: Tensor
+    void_anchor: Tensor
+    void_column: Tensor
 
     @property
     def nbytes(self) -> int:
@@ -72,10 +89,13 @@ class Key(NamedTuple):
 
         Args:
             states: State dicts of the networks that answer.
-            records: File names, sizes and order count.
-            geometry: All else the answers depend on: sizes, anchors, thresholds, selections; as a JSON value.
+            records: File names, sizes, annotations and order count.
+            geometry: All else the answers depend on: sizes, anchors, thresholds, the method; as a JSON value.
         """
-        pictures = [[one.image.name, one.width, one.height, _file_size(one.image)] for one in records]
+        pictures = [
+            [one.image.name, one.width, one.height, _file_size(one.image), one.boxes.tolist(), one.names,
+             one.ignore.tolist(), sorted(one.coverage)] for one in records
+        ]  # fmt: skip
         return cls(
             "/".join(_digest(state) for state in states),
             _hash(json.dumps(pictures).encode()),

@@ -141,7 +141,7 @@ def softmax_loss(
 def select_boxes(
     teacher: Responses, candidates: Tensor, anchors: Tensor, *, nms: float = 0.7, most: int = 300
 ) -> Tensor:
-    """The candidate rows whose box survives suppression among those of its image and class.
+    """The candidate rows whose box survives suppression among those of its image and class, (N,) bool.
 
     One suppression serves the whole batch: boxes of different images and classes are moved apart in float64, which
     keeps their overlaps as they are.
@@ -153,9 +153,6 @@ def select_boxes(
         anchors: (A, 4) xyxy pixels.
         nms: IoU above which the weaker of two boxes of one class is dropped.
         most: Strongest candidates of an image that enter.
-
-    Returns:
-        Row numbers, (P,) int64.
     """
     scores, columns = teacher.logits.sigmoid().max(dim=1)
     order = scores.masked_fill(~candidates, -1.0).argsort(descending=True, stable=True)
@@ -163,34 +160,34 @@ def select_boxes(
     image = teacher.image[order]
     rank = torch.arange(len(order), device=order.device) - torch.searchsorted(image, image)
     rows = order[candidates[order] & (rank < most)]
+    chosen = torch.zeros_like(candidates)
     if not len(rows):
-        return rows
+        return chosen
     boxes = decode_boxes(teacher.deltas[rows], anchors[teacher.anchor[rows]]).double()
     group = teacher.image[rows] * teacher.logits.shape[1] + columns[rows]
     apart = boxes + (group * (boxes.amax() - boxes.amin() + 1))[:, None]
-    return rows[suppress(apart, scores[rows].double(), nms)]
+    return chosen.index_fill_(0, rows[suppress(apart, scores[rows].double(), nms)], True)
 
 
 def box_distillation_loss(
-    student: Tensor, teacher: Responses, rows: Tensor, anchors: Tensor, kind: str = "l1"
+    student: Tensor, teacher: Responses, selected: Tensor, anchors: Tensor, kind: str = "l1"
 ) -> Tensor:
-    """Mean distance between the student's and the teacher's boxes on the given rows.
+    """Mean distance between the student's and the teacher's boxes on the selected rows.
 
     Args:
         student: Box deltas (B, A, 4).
         teacher: Its responses.
-        rows: (P,) int64 row numbers.
+        selected: (N,) bool.
         anchors: (A, 4) xyxy pixels.
         kind: ``l1`` on the four deltas (summed), or ``giou`` on the decoded boxes.
     """
-    anchor = teacher.anchor[rows]
-    own = student.flatten(0, 1).index_select(0, teacher.image[rows] * student.shape[1] + anchor).float()
-    target = teacher.deltas[rows]
+    own, target = _rows(student, teacher), teacher.deltas
     if kind == "giou":
-        loss = giou_terms(decode_boxes(own, anchors[anchor]), decode_boxes(target, anchors[anchor]))
+        places = anchors[teacher.anchor]
+        loss = giou_terms(decode_boxes(own, places), decode_boxes(target, places))
     else:
         loss = (own - target).abs().sum(-1)
-    return loss.sum() / max(1, len(rows))
+    return (loss * selected).sum() / selected.sum().clamp(min=1)
 
 
 def _rows(student: Tensor, teacher: Responses) -> Tensor:

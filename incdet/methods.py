@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from incdet.assign import Assignment, assign
 from incdet.distill import (
     Responses,
     Selection,
@@ -22,6 +21,7 @@ from incdet.distill import (
     softmax_loss,
 )
 from incdet.errors import Finding, InputError, suggest
+from incdet.guidance import Guidance, Truth
 from incdet.losses import box_loss, focal_loss
 from incdet.model import Dense
 from incdet.pseudo import PseudoLabels, Thresholds, pseudo_label
@@ -32,38 +32,17 @@ class Scene(NamedTuple):
 
     Attributes:
         dense: The student's forward.
-        targets: Annotated targets, one a image.
-        responses: The teacher's, to the method's ``selections``; None without a teacher.
-        detections: The teacher's detections in prepared pixels; None unless the method labels with them.
-        thresholds: Of the pseudo-labels, per teacher column.
+        truth: The annotations.
+        guidance: The teacher's; None without a teacher.
         heads: Number of classes of each head the teacher answers for; they sum to O.
-        newest: Columns of the newest head; an image that covers none of them is an exemplar.
         box_kind: ``l1`` or ``giou``, the detector's own box loss.
     """
 
     dense: Dense
-    targets: Sequence[Mapping[str, Any]]
-    responses: Responses | None = None
-    detections: Sequence[Mapping[str, Tensor]] | None = None
-    thresholds: Thresholds | None = None
+    truth: Truth
+    guidance: Guidance | None = None
     heads: tuple[int, ...] = ()
     box_kind: str = "l1"
-    newest: int = 0
-
-    def coverage(self) -> Tensor:
-        """Annotated channels, (B, K) bool; a target without ``coverage`` covers everything."""
-        columns = self.dense.logits.shape[-1]
-        everything = torch.ones(columns, dtype=torch.bool, device=self.dense.logits.device)
-        return torch.stack([target.get("coverage", everything) for target in self.targets])
-
-    def heard(self, responses: Responses, selection: Selection, images: str) -> Tensor:
-        """The rows (N,) bool that ``selection`` takes on ``images``: ``new``, ``exemplars`` or ``both``."""
-        rows = responses.heard[selection]
-        if images == "both":
-            return rows
-        coverage = self.coverage()
-        new = coverage[:, coverage.shape[1] - self.newest :].any(dim=1)
-        return rows & {"new": new, "exemplars": ~new}[images][responses.image]
 
 
 @dataclass(frozen=True)
@@ -85,11 +64,14 @@ class KdResponse:
     images: str = "both"
     uncovered_only: bool = False
 
-    def __call__(self, scene: Scene, teacher: Responses, assignment: Assignment, coverage: Tensor) -> Tensor:
+    def attend(self, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+        """The rows (N,) bool that the term listens to."""
+        return _heard(self, teacher, truth, newest)
+
+    def __call__(self, scene: Scene, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        selected = scene.heard(teacher, self.selection, self.images)
         channels = ~coverage[:, : teacher.logits.shape[1]] if self.uncovered_only else None
-        return response_loss(scene.dense.logits, teacher, selected, channels, self.temperature)
+        return response_loss(scene.dense.logits, teacher, rows, channels, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -102,10 +84,13 @@ class KdSoftmax:
     selection: Selection = Selection("score", 0.05)
     images: str = "both"
 
-    def __call__(self, scene: Scene, teacher: Responses, assignment: Assignment, coverage: Tensor) -> Tensor:
+    def attend(self, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+        """The rows (N,) bool that the term listens to."""
+        return _heard(self, teacher, truth, newest)
+
+    def __call__(self, scene: Scene, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        selected = scene.heard(teacher, self.selection, self.images)
-        return softmax_loss(scene.dense.logits, teacher, selected, scene.heads, self.temperature)
+        return softmax_loss(scene.dense.logits, teacher, rows, scene.heads, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -123,16 +108,24 @@ class KdBox:
         """Which anchors it listens to."""
         return Selection("score", self.score)
 
-    def __call__(self, scene: Scene, teacher: Responses, assignment: Assignment, coverage: Tensor) -> Tensor:
+    def attend(self, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+        """The rows (N,) bool that the term listens to."""
+        matched = truth.assignment.matched.flatten()
+        free = matched.index_select(0, teacher.image * len(truth.anchors) + teacher.anchor) < 0
+        return select_boxes(teacher, _heard(self, teacher, truth, newest) & free, truth.anchors, nms=self.nms)
+
+    def __call__(self, scene: Scene, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
-        anchors = scene.dense.anchors
-        matched = assignment.matched.flatten().index_select(0, teacher.image * len(anchors) + teacher.anchor)
-        candidates = scene.heard(teacher, self.selection, self.images) & (matched < 0)
-        rows = select_boxes(teacher, candidates, anchors, nms=self.nms)
-        return box_distillation_loss(scene.dense.deltas, teacher, rows, anchors, scene.box_kind)
+        return box_distillation_loss(scene.dense.deltas, teacher, rows, scene.truth.anchors, scene.box_kind)
 
 
 Term = KdResponse | KdSoftmax | KdBox
+
+
+def _heard(term: Term, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+    """The rows (N,) bool that the term's selection takes on its images."""
+    rows, shown = teacher.heard[term.selection], truth.shown(term.images, newest)
+    return rows if shown is None else rows & shown[teacher.image]
 
 
 @dataclass(frozen=True)
@@ -211,6 +204,36 @@ class Method:
         # Balanced fine-tuning needs exemplars to balance with.
         return method if method.replay else replace(method, balanced_finetune=False)
 
+    def covered(self, truth: Truth) -> Tensor:
+        """The channels (B, K) bool that are trained as annotated."""
+        return truth.coverage if self.masked else torch.ones_like(truth.coverage)
+
+    @torch.no_grad()
+    def decide(
+        self,
+        responses: Responses,
+        detections: Sequence[Mapping[str, Tensor]] | None,
+        truth: Truth,
+        thresholds: Thresholds | None,
+        newest: int,
+    ) -> Guidance:
+        """What the teacher's answer means for a batch with these annotations.
+
+        Args:
+            responses: To the method's ``selections``.
+            detections: In prepared pixels; None unless the method labels with them.
+            truth: The annotations.
+            thresholds: Of the pseudo-labels, per teacher column.
+            newest: Columns of the newest head; an image that covers none of them is an exemplar.
+        """
+        rows = {term.name: term.attend(responses, truth, newest) for term in self.terms}
+        labels = None
+        if self.pseudo_labels and detections is not None and thresholds is not None:
+            labels = pseudo_label(
+                detections, truth.targets, truth.anchors, truth.assignment, self.covered(truth), thresholds
+            )
+        return Guidance(responses, rows, labels)
+
     def losses(self, scene: Scene) -> dict[str, Tensor]:
         """Named, weighted loss terms of a batch; what is minimised is their sum.
 
@@ -218,54 +241,42 @@ class Method:
             Scalars ``focal`` and ``box`` always; ``pseudo_focal``, ``pseudo_box`` and ``kd_*`` where the method has
             them and the scene has a teacher.
         """
-        dense = scene.dense
-        assignment = assign(scene.targets, dense.anchors)
-        coverage = scene.coverage()
-        if not self.masked:
-            coverage = torch.ones_like(coverage)
+        dense, truth, guidance = scene.dense, scene.truth, scene.guidance
+        coverage = self.covered(truth)
         losses = {
-            "focal": focal_loss(dense.logits, assignment, coverage=coverage if self.masked else None),
-            "box": box_loss(dense.deltas, dense.anchors, assignment, kind=scene.box_kind),
+            "focal": focal_loss(dense.logits, truth.assignment, coverage=coverage if self.masked else None),
+            "box": box_loss(dense.deltas, truth.anchors, truth.assignment, kind=scene.box_kind),
         }
-        if scene.responses is None:
+        if guidance is None:
             return losses
-        if self.pseudo_labels and scene.detections is not None and scene.thresholds is not None:
-            labels = pseudo_label(scene.detections, scene.targets, dense.anchors, coverage, scene.thresholds)
-            losses |= _pseudo_losses(scene, assignment, labels)
+        if guidance.labels is not None:
+            losses |= _pseudo_losses(scene, guidance.labels)
         for term in self.terms:
-            losses[term.name] = term.weight * term(scene, scene.responses, assignment, coverage)
+            rows = guidance.rows[term.name]
+            losses[term.name] = term.weight * term(scene, guidance.responses, rows, coverage)
         return losses
 
 
-def _pseudo_losses(scene: Scene, assignment: Assignment, labels: PseudoLabels) -> dict[str, Tensor]:
+def _pseudo_losses(scene: Scene, labels: PseudoLabels) -> dict[str, Tensor]:
     """Focal and box loss on pseudo-boxes, each divided by the batch's own pseudo positives.
 
     An image without any is background for the old classes; divided by its own count it would weigh as much as an
     object, so the batch shares one normaliser.
     """
-    dense = scene.dense
-    pseudo = labels.assignment
-    count = pseudo.positives.sum().clamp(min=1).to(torch.float32)
-    normaliser = count.expand(len(scene.targets))
-    free = (assignment.matched[pseudo.image, pseudo.anchor] < 0).nonzero().squeeze(1)
+    dense, pseudo = scene.dense, labels.assignment
+    normaliser = pseudo.positives.sum().clamp(min=1).to(torch.float32).expand(len(pseudo.positives))
     return {
         "pseudo_focal": focal_loss(
             dense.logits, pseudo, coverage=labels.channels, void=labels.void, normaliser=normaliser
         ),
         "pseudo_box": box_loss(
-            dense.deltas, dense.anchors, _keep(pseudo, free), kind=scene.box_kind, normaliser=normaliser
+            dense.deltas,
+            scene.truth.anchors,
+            pseudo._replace(mask=labels.free),
+            kind=scene.box_kind,
+            normaliser=normaliser,
         ),
     }
-
-
-def _keep(assignment: Assignment, rows: Tensor) -> Assignment:
-    """The assignment with the positive entries ``rows`` (P,) int64 alone, as the box loss reads it."""
-    return assignment._replace(
-        image=assignment.image[rows],
-        anchor=assignment.anchor[rows],
-        column=assignment.column[rows],
-        boxes=assignment.boxes[rows],
-    )
 
 
 METHODS: dict[str, Method] = {

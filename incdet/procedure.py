@@ -28,12 +28,13 @@ from incdet.data.records import Record
 from incdet.engine import Engine
 from incdet.evaluate import detect, match
 from incdet.features import object_features
+from incdet.guidance import Guidance, Truth
 from incdet.memory import Memory
 from incdet.methods import Method, Scene
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 from incdet.pseudo import Thresholds, fit_thresholds
-from incdet.responses import Lookup, choose_responder
-from incdet.teacher import OnlineResponder, Question, Responder, Teacher
+from incdet.responses import Asked, Phase, choose_responder
+from incdet.teacher import OnlineResponder, Question, Responder, Shadow, Teacher
 
 FIT_IMAGES = 400
 """Images of a step that the two-means thresholds are fitted on; more change them little and cost a forward each."""
@@ -99,20 +100,28 @@ class MethodLesson:
         # Rounded down: a device that errs in the last digit asks the same question when a run is resumed.
         return Question(self.method.selections, math.floor(1000 * float(self.thresholds.low.min())) / 1000)
 
+    @cached_property
+    def heads(self) -> tuple[int, ...]:
+        """Number of classes of each head the teacher answers for."""
+        if self.teacher is None:
+            return ()
+        return tuple(len(step) for step in (self.teacher.snapshot or self.teacher.model).vocab.steps)
+
+    def decide(self, shadow: Shadow, truth: Truth) -> Guidance:
+        """What the method makes of the teacher's answer."""
+        # After a step the snapshot already has the newest head; during it the student's last columns are new.
+        grown = self.teacher is not None and self.teacher.snapshot is not None
+        newest = self.heads[-1] if grown else truth.coverage.shape[1] - sum(self.heads)
+        return self.method.decide(*shadow, truth, self.thresholds, newest)
+
     def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
         """Named scalars; see ``Method.losses``."""
-        targets = prepared.targets or []
-        if self.teacher is None:
-            return self.method.losses(Scene(dense, targets, box_kind=self.box_kind))
-        ask = self.responder or OnlineResponder(self.teacher, self.question)
-        responses, detections = ask(prepared, dense)
-        model = self.teacher.snapshot or self.teacher.model
-        heads = tuple(len(step) for step in model.vocab.steps)
-        # After a step the snapshot already has the newest head; during it the student's last columns are new.
-        newest = heads[-1] if self.teacher.snapshot else dense.logits.shape[-1] - sum(heads)
-        return self.method.losses(
-            Scene(dense, targets, responses, detections, self.thresholds, heads, self.box_kind, newest)
-        )
+        truth = Truth.read(prepared.targets or [], dense.anchors, dense.logits.shape[-1])
+        guidance = None
+        if self.teacher is not None:
+            ask = self.responder or OnlineResponder(self.teacher, self.question, self.decide)
+            guidance = ask(prepared, dense, truth)
+        return self.method.losses(Scene(dense, truth, guidance, self.heads, self.box_kind))
 
 
 def learn_step(
@@ -180,11 +189,11 @@ def train(
     if lesson.teacher is not None:
         model.to(engine.device)
         draws = iterations * schedule.batch_size // engine.accelerator.num_processes
-        work = Lookup(
-            lesson.teacher.to(engine.device), lesson.question, model, records, draws, phase,
-            folder / f"{name}.responses.safetensors",
-        )  # fmt: skip
-        lesson = replace(lesson, responder=choose_responder(engine, work, config))
+        asked = Asked(
+            lesson.teacher.to(engine.device), lesson.question, lesson.decide, lesson.method, lesson.thresholds
+        )
+        place = Phase(phase, model, records, draws, folder / f"{name}.responses.safetensors")
+        lesson = replace(lesson, responder=choose_responder(engine, asked, place, config))
     state = folder / f"{name}.pt"
     engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state)
 

@@ -43,11 +43,13 @@ class PseudoLabels(NamedTuple):
 
     Attributes:
         assignment: Anchors of the accepted boxes.
+        free: (P,) bool, its positive anchors that no annotated object has taken: they alone may pull a box.
         void: (image, anchor, column) of the doubtful entries, none of them positive.
         channels: (B, K) bool, the columns it speaks for.
     """
 
     assignment: Assignment
+    free: Tensor
     void: Triple
     channels: Tensor
 
@@ -57,6 +59,7 @@ def pseudo_label(
     detections: Sequence[Mapping[str, Tensor]],
     targets: Sequence[Mapping[str, Any]],
     anchors: Tensor,
+    annotated: Assignment,
     coverage: Tensor,
     thresholds: Thresholds,
     *,
@@ -71,31 +74,38 @@ def pseudo_label(
         detections: Per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) int64 columns, in prepared pixels.
         targets: The annotated targets of the same images.
         anchors: (A, 4) xyxy.
+        annotated: Of the anchors to the annotated boxes.
         coverage: (B, K) bool, annotated channels.
         thresholds: Per teacher column.
         duplicate_iou: A detection that overlaps an annotated box by more is that object under an old name: dropped.
         void_iou: Anchors that overlap a doubtful box by at least this are ignored for its class.
     """
-    channels = ~coverage
-    channels[:, thresholds.high.shape[0] :] = False
+    channels = spoken_channels(coverage, thresholds.high.shape[0])
     boxes, scores, labels = (torch.cat([found[key] for found in detections]) for key in ("boxes", "scores", "labels"))
     image = _owners(detections, boxes.device)
-    annotated, owner = torch.cat([target["boxes"] for target in targets]), _owners(targets, boxes.device)
+    truth, owner = torch.cat([target["boxes"] for target in targets]), _owners(targets, boxes.device)
     usable = channels[image, labels] & (scores >= thresholds.low[labels])
-    if len(boxes) and len(annotated):
+    if len(boxes) and len(truth):
         stranger = image[:, None] != owner
-        usable &= box_iou(boxes, annotated).masked_fill_(stranger, 0).amax(dim=1) <= duplicate_iou
+        usable &= box_iou(boxes, truth).masked_fill_(stranger, 0).amax(dim=1) <= duplicate_iou
     sure = usable & (scores >= thresholds.high[labels])
     fixed = torch.cat([target["ignore"] if "ignore" in target else _none_of(target["boxes"]) for target in targets])
     accepted = _regroup(
-        torch.cat([boxes, annotated]), torch.cat([labels, torch.zeros_like(owner)]), torch.cat([image, owner]),
+        torch.cat([boxes, truth]), torch.cat([labels, torch.zeros_like(owner)]), torch.cat([image, owner]),
         torch.cat([sure, fixed]), len(boxes), len(targets),
     )  # fmt: skip
     assignment = assign(accepted, anchors)
     doubtful = (usable & ~sure).nonzero().squeeze(1)
     void = _near(boxes[doubtful], anchors, void_iou)
     voids = (image[doubtful[void[0]]], void[1], labels[doubtful[void[0]]])
-    return PseudoLabels(assignment, _without_positives(voids, assignment, coverage.shape[1]), channels)
+    free = annotated.matched[assignment.image, assignment.anchor] < 0
+    return PseudoLabels(assignment, free, _without_positives(voids, assignment, coverage.shape[1]), channels)
+
+
+def spoken_channels(coverage: Tensor, columns: int) -> Tensor:
+    """The channels (B, K) bool that nobody annotated and a teacher of ``columns`` classes speaks for."""
+    known = torch.arange(coverage.shape[1], device=coverage.device) < columns
+    return ~coverage & known
 
 
 def _owners(parts: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
 from incdet.archive import Archive, Key, load, save
+from incdet.assign import BACKGROUND, BETWEEN, Assignment
 from incdet.batches import plain_images
 from incdet.config import Config
 from incdet.data.cache import MIB
@@ -30,10 +32,13 @@ from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.dataset import Key as Draw
 from incdet.data.records import Record
 from incdet.distill import Responses
-from incdet.engine import Engine
+from incdet.engine import Batch, Engine
+from incdet.guidance import Guidance, Truth
+from incdet.methods import Method
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
+from incdet.pseudo import PseudoLabels, Thresholds
 from incdet.recipe import Recipe
-from incdet.teacher import OnlineResponder, Question, Responder, Shadow, Teacher
+from incdet.teacher import Decide, OnlineResponder, Question, Responder, Teacher
 
 EARLY = 0.1
 """Share of the entries after which the size of all of them is foreseen."""
@@ -45,47 +50,60 @@ WORTH = 1.25
 """Draws for each entry from which on filling pays: it costs a forward an entry, and reading what it found."""
 
 
-class Lookup(NamedTuple):
-    """A phase whose teacher is to answer.
+class Asked(NamedTuple):
+    """A teacher, and what is done with it.
 
     Attributes:
-        teacher: On the engine's device.
-        question: What it will be asked.
-        student: On the engine's device; prepares the images.
-        records: What the phase draws from.
-        draws: Images it draws in all, on this process.
-        phase: Its name.
-        file: Where the archive lies while the step lasts.
+        teacher: On the device.
+        question: What it is asked.
+        decide: What the method makes of an answer.
+        method: The method, whose value decides that.
+        thresholds: Of the pseudo-labels, for the key.
     """
 
     teacher: Teacher
     question: Question
+    decide: Decide
+    method: Method
+    thresholds: Thresholds | None
+
+
+class Phase(NamedTuple):
+    """A phase whose teacher is to answer.
+
+    Attributes:
+        name: For the eye.
+        student: On the engine's device; prepares the images.
+        records: What the phase draws from.
+        draws: Images it draws in all, on this process.
+        file: Where the archive lies while the step lasts.
+    """
+
+    name: str
     student: IncrementalRetinaNet
     records: Sequence[Record]
     draws: int
-    phase: str
     file: Path
 
 
-def choose_responder(engine: Engine, work: Lookup, config: Config) -> Responder:
+def choose_responder(engine: Engine, lesson: Asked, phase: Phase, config: Config) -> Responder:
     """A cache of the teacher's responses where that is exact, pays and fits; else the teacher itself. Says which.
 
     After the cache is filled, or taken up from its file, the teacher leaves the device.
     """
     flips = [flipped for flipped, drawn in ((False, config.augment.flip < 1), (True, config.augment.flip > 0)) if drawn]
-    reason = obstacle(work.question, work.student.recipe, config, work.draws, len(work.records) * len(flips))
+    recipe, images = phase.student.recipe, f"responses of {len(phase.records):,} images"
     archive = None
+    reason = obstacle(lesson.question, recipe, config, phase.draws, len(phase.records) * len(flips))
     if reason is None:
-        archive = _archive(engine, work, config, flips)
-        reason = (
-            f"responses of {len(work.records):,} images exceed engine.response_cache={config.engine.response_cache} MiB"
-        )
+        archive = _archive(engine, lesson, phase, config, flips)
+        reason = f"{images} exceed engine.response_cache={config.engine.response_cache} MiB"
     if archive is None:
         engine.say(f"teacher: online, because {reason}")
-        return OnlineResponder(work.teacher, work.question)
-    engine.say(f"teacher: responses of {len(work.records):,} images cached, {archive.nbytes / MIB:.1f} MiB")
-    work.teacher.to("cpu")
-    return CachedResponder(archive, work.question, work.student.recipe.anchors_per_cell)
+        return OnlineResponder(lesson.teacher, lesson.question, lesson.decide)
+    engine.say(f"teacher: {images} cached, {archive.nbytes / MIB:.1f} MiB")
+    lesson.teacher.to("cpu")
+    return CachedResponder(archive, [term.name for term in lesson.method.terms], recipe.anchors_per_cell)
 
 
 def obstacle(question: Question, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
@@ -104,34 +122,35 @@ def obstacle(question: Question, recipe: Recipe, config: Config, draws: int, ent
     return None
 
 
-def _archive(engine: Engine, work: Lookup, config: Config, flips: Sequence[bool]) -> Archive | None:
+def _archive(engine: Engine, lesson: Asked, phase: Phase, config: Config, flips: Sequence[bool]) -> Archive | None:
     """The archive from its file or filled anew; None where it exceeds the budget."""
-    models = [model for model in (work.teacher.model, work.teacher.snapshot) if model is not None]
+    models = [model for model in (lesson.teacher.model, lesson.teacher.snapshot) if model is not None]
+    cuts = None if lesson.thresholds is None else [part.tolist() for part in lesson.thresholds]
     geometry = {
         "recipe": [model.recipe.to_json() for model in models], "flips": [*flips], "precision": engine.precision,
-        "selections": [[*selection] for selection in work.question.selections], "lowest": work.question.lowest,
+        "method": repr(lesson.method), "question": repr(lesson.question), "thresholds": cuts,
+        "classes": phase.student.vocab.names,
     }  # fmt: skip
-    key = Key.of([model.state_dict() for model in models], work.records, geometry)
+    key = Key.of([model.state_dict() for model in models], phase.records, geometry)
     budget = config.engine.response_cache * MIB
-    archive, fault = load(work.file, key)
+    archive, fault = load(phase.file, key)
     if archive is not None:
         return archive if archive.nbytes <= budget else None
     if fault:
-        engine.say(f"teacher: {work.file} is not used, because {fault}")
+        engine.say(f"teacher: {phase.file} is not used, because {fault}")
     with engine.accelerator.autocast():
         archive = fill(
-            work.teacher,
-            work.question,
-            work.student.train(),
-            plain_images(engine, work.student, work.records, config),
+            lesson,
+            phase.student.train(),
+            plain_images(engine, phase.student, phase.records, config),
             flips,
             budget=budget,
             batch_size=config.evaluation.batch_size,
             workers=min(config.engine.workers, os.cpu_count() or 1),
-            progress=lambda done, total: engine.advance(f"{work.phase}: teacher", done, total),
+            progress=lambda done, total: engine.advance(f"{phase.name}: teacher", done, total),
         )
     if archive is not None and engine.accelerator.is_main_process:
-        save(work.file, archive, key)
+        save(phase.file, archive, key)
     return archive
 
 
@@ -140,69 +159,67 @@ class CachedResponder:
 
     Args:
         archive: Holds an entry for everything that will be drawn.
-        question: What the archive was filled for.
+        terms: Names of the method's terms, in the order of the archive's ``rows``.
         anchors_per_cell: Anchors at one position of a level.
     """
 
-    def __init__(self, archive: Archive, question: Question, anchors_per_cell: int) -> None:
-        self._archive, self._question, self._per_cell = archive, question, anchors_per_cell
+    def __init__(self, archive: Archive, terms: Sequence[str], anchors_per_cell: int) -> None:
+        self._archive, self._terms, self._per_cell = archive, tuple(terms), anchors_per_cell
 
-    def __call__(self, prepared: Prepared, dense: Dense) -> Shadow:
-        """The answer for a batch whose targets say ``index`` and ``flipped``, at the anchors of ``dense``."""
+    def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
+        """What the teacher says about a batch whose targets tell ``index`` and ``flipped``."""
         archive, device = self._archive, dense.logits.device
-        drawn = [(int(target["index"]), int(target["flipped"])) for target in prepared.targets or []]
+        images, anchors, columns = dense.logits.shape
+        drawn = [(int(target["index"]), int(target["flipped"])) for target in truth.targets]
         entries = archive.entry[tuple(zip(*drawn, strict=True))]
-        rows, image, _ = _ranges(archive.row_ends, entries)
+        stretches = [
+            _stretches(ends, entries)
+            for ends in (archive.row_ends, archive.positive_ends, archive.between_ends, archive.void_ends)
+        ]
+        rows, positive, between, void = (place for place, _ in stretches)
+        image = torch.cat([owner for _, owner in stretches])
+        anchor = torch.cat([
+            archive.row_anchor[rows], archive.positive_anchor[positive], archive.between_anchor[between],
+            archive.void_anchor[void],
+        ])  # fmt: skip
         grid = torch.tensor([feature.shape[-2:] for feature in dense.features])
-        anchor = self._moved(archive.anchor[rows], image, archive.grids[entries], grid)
-        heard = _sent(archive.heard[rows], device)
-        responses = Responses(
-            _sent(image, device),
-            _sent(anchor, device),
-            _sent(archive.logits[rows], device),
-            _sent(archive.deltas[rows], device),
-            {selection: heard[:, number] for number, selection in enumerate(self._question.selections)},
+        anchor = self._moved(anchor, image, archive.grids[entries], grid)
+        counts = archive.positive_ends[entries + 1] - archive.positive_ends[entries]
+        lengths = [len(place) for place, _ in stretches]
+        # One copy to the device for each type of number.
+        where, at, column, gone, positives = _sent(
+            [image, anchor, archive.positive_column[positive], archive.void_column[void], counts], device
         )
-        return Shadow(responses, None if self._question.lowest is None else self._detections(entries, device))
+        logits, deltas, boxes = _sent(
+            [archive.logits[rows], archive.deltas[rows], archive.positive_box[positive]], device
+        )
+        heard, free, channels = _sent(
+            [archive.rows[rows], archive.positive_free[positive], archive.channels[entries]], device
+        )
+        own, accepted, _, doubtful = zip(torch.split(where, lengths), torch.split(at, lengths), strict=True)
+        flat = torch.split(where * anchors + at, lengths)
+        matched = torch.full((images * anchors,), BACKGROUND, dtype=torch.int64, device=device)
+        matched.index_fill_(0, flat[2], BETWEEN).index_fill_(0, flat[1], 0)
+        assignment = Assignment(matched.view(images, anchors), *accepted, column, boxes, positives)
+        return Guidance(
+            Responses(*own, logits, deltas, {}),
+            {name: heard[:, number] for number, name in enumerate(self._terms)},
+            PseudoLabels(assignment, free, (*doubtful, gone), channels) if archive.channels.shape[1] else None,
+        )
 
     def _moved(self, anchor: Tensor, image: Tensor, grids: Tensor, grid: Tensor) -> Tensor:
         """The anchors (N,) of canvases with ``grids`` (B, L, 2), at the same places of the one with ``grid`` (L, 2)."""
         ends = (grids.prod(dim=2) * self._per_cell).cumsum(dim=1)
         level = (anchor[:, None] >= ends[image]).sum(dim=1)
-        place = anchor - torch.nn.functional.pad(ends, (1, 0))[image, level]
+        place = anchor - pad(ends, (1, 0))[image, level]
         cell, shape = place // self._per_cell, place % self._per_cell
         width = grids[image, level, 1]
-        starts = torch.nn.functional.pad((grid.prod(dim=1) * self._per_cell).cumsum(dim=0), (1, 0))
+        starts = pad((grid.prod(dim=1) * self._per_cell).cumsum(dim=0), (1, 0))
         return starts[level] + ((cell // width) * grid[level, 1] + cell % width) * self._per_cell + shape
-
-    def _detections(self, entries: Tensor, device: torch.device) -> list[dict[str, Tensor]]:
-        archive = self._archive
-        rows, _, counts = _ranges(archive.box_ends, entries)
-        columns = (
-            torch.split(_sent(values[rows], device), counts.tolist())
-            for values in (archive.boxes, archive.scores, archive.labels)
-        )
-        return [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in zip(*columns, strict=True)]
-
-
-class _Part(NamedTuple):
-    """The answers to one batch, as the archive's fields of the same names; counts in place of ends."""
-
-    grids: Tensor
-    rows: Tensor
-    anchor: Tensor
-    logits: Tensor
-    deltas: Tensor
-    heard: Tensor
-    found: Tensor
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
 
 
 def fill(
-    teacher: Teacher,
-    question: Question,
+    lesson: Asked,
     student: IncrementalRetinaNet,
     dataset: DetectionDataset,
     flips: Sequence[bool],
@@ -212,17 +229,16 @@ def fill(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Archive | None:
-    """Asks ``teacher`` about every image of ``dataset`` in each of ``flips``, under the autocast of the caller.
+    """Asks the teacher about every image of ``dataset`` in each of ``flips``, under the autocast of the caller.
 
     Random generators are left as they are.
 
     Args:
-        teacher: On its device.
-        question: What it is asked.
+        lesson: The teacher, on its device, what it is asked, and what the method makes of its answers.
         student: Prepares the images as it will while training, whose mode it must be in.
         dataset: Without augmentation.
         flips: False for the images as they are, True for flipped ones, or both.
-        budget: Bytes the answers may take.
+        budget: Bytes the archive may take.
         batch_size: Pictures of a forward.
         workers: Processes that read images.
         progress: Told (entries done, entries in all).
@@ -232,13 +248,19 @@ def fill(
     """
     entry = torch.full((len(dataset), 2), -1, dtype=torch.int64)
     total, done, held = len(dataset) * len(flips), 0, 0
-    parts: list[_Part] = []
+    parts: list[tuple[Tensor, ...]] = []
     batches = _equal_canvases(dataset, student.recipe.size_divisible, max(1, batch_size // len(flips)))
-    for images, index in _images(dataset, batches, workers):
+    for images, targets in _images(dataset, batches, workers):
+        index = torch.tensor([target["index"] for target in targets])
         pictures = [image.flip(-1) if flipped else image for flipped in flips for image in images]
+        truths = [
+            _flipped(target, image.shape[-1]) if flipped else target
+            for flipped in flips
+            for image, target in zip(images, targets, strict=True)
+        ]
         with torch.random.fork_rng(devices=[]):  # preparing a batch for training draws its size
-            prepared = student.prepare(pictures)
-        parts.append(_ask(teacher, question, prepared))
+            prepared = student.prepare(pictures, truths)
+        parts.append(_ask(lesson, prepared, len(student.vocab)))
         for number, flipped in enumerate(flips):
             entry[index, int(flipped)] = torch.arange(len(index)) + done + number * len(index)
         done += len(pictures)
@@ -247,35 +269,41 @@ def fill(
             return None
         if progress is not None:
             progress(done, total)
-    grids, rows, anchor, logits, deltas, heard, found, boxes, scores, labels = (
-        torch.cat(values) for values in zip(*parts, strict=True)
-    )
-    return Archive(entry, grids, _ends(rows), anchor, logits, deltas, heard, _ends(found), boxes, scores, labels)
+    joined = dict(zip(Archive._fields[1:], (torch.cat(values) for values in zip(*parts, strict=True)), strict=True))
+    return Archive(entry, **{name: _ends(part) if name.endswith("_ends") else part for name, part in joined.items()})
 
 
-def _ask(teacher: Teacher, question: Question, prepared: Prepared) -> _Part:
-    """The teacher's answer to a batch, on the host."""
-    dense = teacher(prepared)
-    responses, detections = teacher.excerpt(dense, prepared, question)
-    count = len(prepared.image_sizes)
-    grids = torch.tensor([feature.shape[-2:] for feature in dense.features]).expand(count, -1, 2)
-    heard = [responses.heard[selection] for selection in question.selections]
-    found = detections or [_nothing(responses.logits)] * count
-    return _Part(
-        grids,
-        torch.bincount(responses.image.cpu(), minlength=count),
-        responses.anchor.cpu(),
-        responses.logits.cpu(),
-        responses.deltas.cpu(),
-        (torch.stack(heard, dim=1) if heard else responses.logits.new_zeros((0, 0), dtype=torch.bool)).cpu(),
-        torch.tensor([len(one["boxes"]) for one in found]),
-        *(torch.cat([one[key] for one in found]).cpu() for key in ("boxes", "scores", "labels")),
-    )
+@torch.no_grad()
+def _ask(lesson: Asked, prepared: Prepared, columns: int) -> tuple[Tensor, ...]:
+    """What the teacher says about a batch, on the host, as the archive's fields; counts in place of ends."""
+    dense = lesson.teacher(prepared)
+    truth = Truth.read(prepared.targets or [], dense.anchors, columns)
+    responses, rows, labels = lesson.decide(lesson.teacher.excerpt(dense, prepared, lesson.question), truth)
+    images, count = len(truth.targets), len(dense.anchors)
+    nothing = responses.image.new_zeros(0)
+    accepted, free, void, channels = labels or (None, nothing.bool(), (nothing,) * 3, nothing.bool().view(0, 0))
+    if accepted is None:
+        accepted = Assignment(nothing, nothing, nothing, nothing, responses.deltas[:0], nothing)
+        channels = channels.new_zeros((images, 0))
+    between = (accepted.matched == BETWEEN).flatten().nonzero().squeeze(1)
+    heard = torch.stack([*rows.values()], dim=1) if rows else nothing.bool().view(0, 0)
+    parts = (
+        torch.tensor([feature.shape[-2:] for feature in dense.features]).expand(images, -1, 2), channels,
+        _counts(responses.image, images), responses.anchor, responses.logits, responses.deltas, heard,
+        _counts(accepted.image, images), accepted.anchor, accepted.column, accepted.boxes, free,
+        _counts(between // count, images), between % count,
+        _counts(void[0], images), void[1], void[2],
+    )  # fmt: skip
+    return tuple(part.cpu() for part in parts)
 
 
-def _nothing(like: Tensor) -> dict[str, Tensor]:
-    labels = like.new_zeros(0, dtype=torch.int64)
-    return {"boxes": like.new_zeros((0, 4)), "scores": like.new_zeros(0), "labels": labels}
+def _flipped(target: Mapping[str, Any], width: int) -> dict[str, Any]:
+    left, top, right, bottom = target["boxes"].unbind(-1)
+    return {**target, "boxes": torch.stack([width - right, top, width - left, bottom], dim=-1), "flipped": True}
+
+
+def _counts(image: Tensor, images: int) -> Tensor:
+    return torch.bincount(image.cpu(), minlength=images)
 
 
 def _equal_canvases(dataset: DetectionDataset, divisible: int, size: int) -> list[list[Draw]]:
@@ -289,31 +317,31 @@ def _equal_canvases(dataset: DetectionDataset, divisible: int, size: int) -> lis
     return batches
 
 
-def _images(
-    dataset: DetectionDataset, batches: list[list[Draw]], workers: int
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Images and their rows of the data set, batch by batch."""
+def _images(dataset: DetectionDataset, batches: list[list[Draw]], workers: int) -> Iterable[Batch]:
+    """The images and targets of every batch."""
     # With a generator of its own the loader leaves the training's random numbers alone.
-    loader = DataLoader(
+    return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=torch.Generator()
     )
-    for images, targets in loader:
-        yield images, torch.tensor([target["index"] for target in targets])
 
 
 def _ends(counts: Tensor) -> Tensor:
     """Where each of the (E,) stretches begins, and where the last one ends: (E + 1,)."""
-    return torch.nn.functional.pad(counts.cumsum(dim=0), (1, 0))
+    return pad(counts.cumsum(dim=0), (1, 0))
 
 
-def _ranges(ends: Tensor, entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows (N,) of ``entries`` (B,), for each of them the position in ``entries``, and how many each has (B,)."""
+def _stretches(ends: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
+    """The places (N,) of the stretches of ``entries`` (B,), and the position in ``entries`` that each belongs to."""
     starts, counts = ends[entries], ends[entries + 1] - ends[entries]
     owner = torch.arange(len(entries)).repeat_interleave(counts)
     before = counts.cumsum(dim=0) - counts
-    return torch.arange(len(owner)) + (starts - before)[owner], owner, counts
+    return torch.arange(len(owner)) + (starts - before)[owner], owner
 
 
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """The host tensor on ``device``; from pinned memory, since the copy of any other makes the host wait."""
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
+def _sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Host tensors of one type on ``device``, in one copy from pinned memory: any other would make the host wait."""
+    if device.type == "cpu":
+        return list(parts)
+    joined = torch.cat([part.flatten() for part in parts]).pin_memory().to(device, non_blocking=True)
+    pieces = torch.split(joined, [part.numel() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]

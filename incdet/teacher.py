@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from incdet.distill import Responses, Selection, respond
+from incdet.guidance import Guidance, Truth
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 
 
@@ -39,9 +41,13 @@ class Shadow(NamedTuple):
 class Responder(Protocol):
     """Whoever answers for the teacher: the network itself, or what is remembered of it."""
 
-    def __call__(self, prepared: Prepared, dense: Dense) -> Shadow:
-        """The answer for a batch; ``dense`` is the student's forward on it."""
+    def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
+        """What the teacher says about a batch; ``dense`` is the student's forward on it."""
         ...
+
+
+Decide = Callable[[Shadow, Truth], Guidance]
+"""What a method makes of an answer."""
 
 
 class Teacher:
@@ -105,17 +111,20 @@ class OnlineResponder:
     Args:
         teacher: Answers.
         question: What it is asked.
+        decide: What the method makes of the answer.
         student: The network whose forward comes with every batch; None if the teacher is to run its own stem.
     """
 
-    def __init__(self, teacher: Teacher, question: Question, student: IncrementalRetinaNet | None = None) -> None:
-        self._teacher, self._question = teacher, question
+    def __init__(
+        self, teacher: Teacher, question: Question, decide: Decide, student: IncrementalRetinaNet | None = None
+    ) -> None:
+        self._teacher, self._question, self._decide = teacher, question, decide
         self._shared = student is not None and teacher.shares_stem(student)
 
-    def __call__(self, prepared: Prepared, dense: Dense) -> Shadow:
-        """The answer for a batch."""
+    def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
+        """What the teacher says about a batch."""
         shadow = self._teacher(prepared, dense.stem if self._shared else None)
-        return self._teacher.excerpt(shadow, prepared, self._question)
+        return self._decide(self._teacher.excerpt(shadow, prepared, self._question), truth)
 
 
 def _frozen(model: IncrementalRetinaNet) -> IncrementalRetinaNet:

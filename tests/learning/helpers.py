@@ -77,10 +77,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.made: list[int] = []
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view and func is not torch.ops.aten.detach.default:
+            self.names.append(func.overloadpacket.__name__)
             self.made.append(result.numel() if isinstance(result, Tensor) else 0)
         return result
 
@@ -88,6 +90,15 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def operations(call: Callable[[], object]) -> int:
     """How many operations ``call`` dispatches."""
     return len(sizes_made(call))
+
+
+def waits(call: Callable[[], object]) -> list[str]:
+    """The operations of ``call`` for whose result, a value or a length, a host would wait for its GPU."""
+    watch = _Watch()
+    with watch:
+        call()
+    waiting = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "repeat_interleave", "nms"}
+    return [name for name in watch.names if name in waiting]
 
 
 def sizes_made(call: Callable[[], object]) -> list[int]:

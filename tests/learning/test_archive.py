@@ -24,11 +24,13 @@ def archive(seed: int = 0) -> Archive:
     def numbers(*shape: int) -> Any:
         return torch.randint(0, 9, shape, generator=generator)
 
-    return Archive(
-        numbers(3, 2), numbers(4, 2, 2), numbers(5), numbers(7), torch.randn(7, 2, generator=generator),
-        torch.randn(7, 4, generator=generator), numbers(7, 1) > 4, numbers(5), torch.rand(3, 4, generator=generator),
-        torch.rand(3, generator=generator), numbers(3),
-    )  # fmt: skip
+    floats = {"logits": (7, 2), "deltas": (7, 4), "positive_box": (3, 4)}
+    flags = {"rows": (7, 1), "positive_free": (3,), "channels": (4, 0)}
+    return Archive(**{
+        name: torch.randn(floats[name], generator=generator) if name in floats
+        else numbers(*flags[name]) > 4 if name in flags else numbers(5)
+        for name in Archive._fields
+    })  # fmt: skip
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_a_changed_byte_is_noticed(file: Path) -> None:
 def test_a_file_without_a_part_or_of_another_version_is_refused(file: Path) -> None:
     with safe_open(file, "pt") as one:
         known = dict(one.metadata())
-    tensors = {name: value for name, value in archive()._asdict().items() if name != "heard"}
+    tensors = {name: value for name, value in archive()._asdict().items() if name != "rows"}
     save_file(tensors, file, known)
     assert "cannot be read" in load(file, KEY)[1]
     save_file(tensors, file, {**known, "format": "incdet responses 0"})
@@ -121,6 +123,7 @@ def test_the_key_follows_weights_pictures_and_settings(tmp_path: Path) -> None:
     assert differing(key(), Key.of([state, state], records, {"lowest": 0.1})) == ["teacher"]
     assert differing(key(), key(records=records[::-1])) == ["data"]
     assert differing(key(), key(records=[replace(records[0], width=50), records[1]])) == ["data"]
+    assert differing(key(), key(records=[replace(records[0], coverage=frozenset("ab")), records[1]])) == ["data"]
     assert differing(key(), key(geometry={"lowest": 0.2})) == ["geometry"]
     before = key()
     (tmp_path / "1.png").write_bytes(b"x" * 30)

@@ -51,9 +51,8 @@ def softmax(student: Tensor, teacher: Tensor, selected: Tensor, *rest: Any) -> T
 
 
 def box_loss(student: Tensor, teacher: Tensor, selected: Tensor, kind: str) -> Tensor:
-    rows = selected.flatten().nonzero()[:, 0]
     known = every_row(torch.zeros(*teacher.shape[:2], 1), teacher)
-    return box_distillation_loss(student, known, rows, grid(student.shape[1]), kind)
+    return box_distillation_loss(student, known, selected.flatten(), grid(student.shape[1]), kind)
 
 
 def chosen_boxes(

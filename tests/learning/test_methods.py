@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,8 +20,9 @@ from incdet.distill import (
     softmax_loss,
 )
 from incdet.errors import InputError
+from incdet.guidance import Guidance, Truth
 from incdet.methods import METHODS, KdBox, KdResponse, KdSoftmax, Method, Replay, Scene, get_method
-from incdet.model import IncrementalRetinaNet, Prepared
+from incdet.model import Dense, IncrementalRetinaNet, Prepared
 from incdet.procedure import MethodLesson
 from incdet.pseudo import Thresholds
 from incdet.teacher import Teacher
@@ -32,19 +33,40 @@ BOX = [4.0, 4.0, 26.0, 26.0]
 NEW = [False, False, True]
 ANCHORS = grid(4)
 THRESHOLDS = Thresholds(torch.tensor([0.6, 0.6]), torch.tensor([0.3, 0.3]))
-ASKED = (Selection("all"), Selection("topk", 2), Selection("score", 0.3))
 
 
-def random_scene(seed: int = 0, **more: Any) -> tuple[Scene, Tensor, Tensor]:
+class Sight(NamedTuple):
+    """What a method is shown in these tests."""
+
+    dense: Dense
+    targets: list[dict[str, Any]]
+    shadow: Dense | None
+    detections: list[dict[str, Tensor]] | None = None
+    thresholds: Thresholds | None = None
+    newest: int = 1
+
+    def truth(self) -> Truth:
+        return Truth.read(self.targets, self.dense.anchors, self.dense.logits.shape[-1])
+
+    def guidance(self, method: Method) -> Guidance | None:
+        if self.shadow is None:
+            return None
+        answers = respond(self.shadow, method.selections)
+        return method.decide(answers, self.detections, self.truth(), self.thresholds, self.newest)
+
+
+def learn(method: Method, sight: Sight) -> dict[str, Tensor]:
+    return method.losses(Scene(sight.dense, sight.truth(), sight.guidance(method), (2,), "l1"))
+
+
+def random_scene(seed: int = 0, **more: Any) -> tuple[Sight, Tensor, Tensor]:
     """Two images, three columns of which the first two are old: one image has a new object on anchor 0."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 4, 3, generator=generator).requires_grad_()
     deltas = (0.2 * torch.randn(2, 4, 4, generator=generator)).requires_grad_()
     shadow = responses(torch.randn(2, 4, 2, generator=generator), 0.2 * torch.randn(2, 4, 4, generator=generator))
-    asked = [*ASKED, *(one for method in METHODS.values() for one in method.selections)]
     targets = [target([ANCHORS[0].tolist()], [2], NEW), target(coverage=NEW)]
-    scene = Scene(responses(logits, deltas), targets, **{"responses": respond(shadow, asked), "heads": (2,), **more})
-    return scene, logits, deltas
+    return Sight(responses(logits, deltas), targets, **{"shadow": shadow, **more}), logits, deltas
 
 
 def gradient(loss: Tensor, leaf: Tensor) -> Tensor:
@@ -61,9 +83,9 @@ def focal(x: float, positive: bool) -> float:
 
 def test_finetune_makes_background_of_unlabelled_old_objects_and_masked_leaves_them_alone() -> None:
     scene, logits, _ = random_scene()
-    pushed = gradient(METHODS["finetune"].losses(scene)["focal"], logits)[..., :2]
+    pushed = gradient(learn(METHODS["finetune"], scene)["focal"], logits)[..., :2]
     assert (pushed > 0).all()  # every old score is pushed down, everywhere
-    left = gradient(METHODS["masked"].losses(scene)["focal"], logits)
+    left = gradient(learn(METHODS["masked"], scene)["focal"], logits)
     assert not left[..., :2].any() and left[..., 2].all()
 
 
@@ -71,7 +93,7 @@ def test_masked_trains_old_channels_where_an_image_annotates_them() -> None:
     scene, logits, _ = random_scene()
     exemplar = target([ANCHORS[1].tolist()], [0], [True, True, False])
     mixed = scene._replace(targets=[scene.targets[0], exemplar])
-    slope = gradient(METHODS["masked"].losses(mixed)["focal"], logits)
+    slope = gradient(learn(METHODS["masked"], mixed)["focal"], logits)
     assert not slope[0, :, :2].any() and not slope[1, :, 2].any()
     assert slope[1, 1, 0] < 0 and (slope[1, [0, 2, 3], 0] > 0).all()
 
@@ -79,8 +101,8 @@ def test_masked_trains_old_channels_where_an_image_annotates_them() -> None:
 def test_without_coverage_a_target_covers_everything() -> None:
     scene, _, _ = random_scene()
     bare = scene._replace(targets=[{"boxes": one["boxes"], "labels": one["labels"]} for one in scene.targets])
-    assert bare.coverage().all()
-    assert METHODS["masked"].losses(bare)["focal"] == METHODS["finetune"].losses(scene)["focal"]
+    assert bare.truth().coverage.all()
+    assert learn(METHODS["masked"], bare)["focal"] == learn(METHODS["finetune"], scene)["focal"]
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou"])
@@ -90,7 +112,7 @@ def test_joint_with_full_coverage_is_plain_torchvision_training(kind: str, fille
     truth = [target([BOX, [20, 10, 40, 40]], [2, 0]) if filled else target(), target()]
     prepared = model.prepare(pictures(), truth)
     dense = model.dense(prepared)
-    ours = METHODS["joint"].losses(Scene(dense, prepared.targets or [], box_kind=kind))
+    ours = METHODS["joint"].losses(Scene(dense, Truth.read(prepared.targets or [], dense.anchors, 3), box_kind=kind))
     assert ours.keys() == {"focal", "box"}
     own = model.compute_losses(dense, prepared.targets or [])
     theirs = to_torchvision(model).train()(pictures(), truth)
@@ -104,11 +126,13 @@ def test_joint_with_full_coverage_is_plain_torchvision_training(kind: str, fille
 
 def test_a_loss_is_the_weighted_sum_of_its_named_terms() -> None:
     scene, _, _ = random_scene()
-    teacher = scene.responses
-    assert teacher is not None
     terms = (KdResponse(2.5, 3.0, Selection("all")), KdSoftmax(0.5, 2.0, Selection("topk", 2)), KdBox(4.0, 0.3, 0.5))
-    found = Method("test", "here", terms=terms).losses(scene)
+    method = Method("test", "here", terms=terms)
+    found = learn(method, scene)
     assert list(found) == ["focal", "box", "kd_response", "kd_softmax", "kd_box"]
+    guidance = scene.guidance(method)
+    assert guidance is not None
+    teacher = guidance.responses
     strongest = teacher.logits.amax(-1).reshape(2, 4)  # somebody listens to every anchor
     expected = 2.5 * response_loss(scene.dense.logits, teacher, torch.ones(8, dtype=torch.bool), None, 3.0)
     torch.testing.assert_close(found["kd_response"], expected)
@@ -117,7 +141,7 @@ def test_a_loss_is_the_weighted_sum_of_its_named_terms() -> None:
     free = assign(scene.targets, ANCHORS).matched < 0
     candidates = select(strongest, Selection("score", 0.3)) & free
     rows = select_boxes(teacher, candidates.flatten(), ANCHORS, nms=0.5)
-    assert 0 not in rows and len(rows) > 0
+    assert not rows[0] and rows.any()
     torch.testing.assert_close(found["kd_box"], 4.0 * box_distillation_loss(scene.dense.deltas, teacher, rows, ANCHORS))
 
 
@@ -126,15 +150,15 @@ def test_distillation_of_uncovered_channels_only() -> None:
     exemplar = target([ANCHORS[1].tolist()], [0], [True, False, False])
     mixed = scene._replace(targets=[scene.targets[0], exemplar])
     term = KdResponse(selection=Selection("all"), uncovered_only=True)
-    slope = gradient(Method("test", "here", terms=(term,)).losses(mixed)["kd_response"], logits)
+    slope = gradient(learn(Method("test", "here", terms=(term,)), mixed)["kd_response"], logits)
     assert slope[0, :, :2].all() and slope[1, :, 1].all()
     assert not slope[1, :, 0].any() and not slope[..., 2].any()
 
 
 def test_without_a_teacher_only_the_annotations_speak() -> None:
-    scene, _, _ = random_scene(responses=None)
+    scene, _, _ = random_scene(shadow=None)
     for method in METHODS.values():
-        assert method.losses(scene).keys() == {"focal", "box"}
+        assert learn(method, scene).keys() == {"focal", "box"}
 
 
 # --- pseudo-labels
@@ -151,7 +175,7 @@ def detected(*entries: tuple[int, float, int]) -> dict[str, Tensor]:
 def test_pseudo_losses_are_divided_by_the_batchs_own_pseudo_positives() -> None:
     found = [detected((1, 0.9, 0), (2, 0.8, 1), (3, 0.4, 0)), detected((0, 0.7, 1))]
     scene, logits, deltas = random_scene(detections=found, thresholds=THRESHOLDS)
-    losses = METHODS["pseudo"].losses(scene)
+    losses = learn(METHODS["pseudo"], scene)
     assert losses.keys() == {"focal", "box", "pseudo_focal", "pseudo_box"}
     truth = {(0, 1, 0), (0, 2, 1), (1, 0, 1)}
     total = 0.0
@@ -167,7 +191,7 @@ def test_pseudo_losses_are_divided_by_the_batchs_own_pseudo_positives() -> None:
         wanted = encode_boxes(found[b]["boxes"][place][None], ANCHORS[a][None])[0]
         distance += float((deltas[b, a].detach() - wanted).abs().sum())
     assert float(losses["pseudo_box"].detach()) == pytest.approx(distance / 3, rel=1e-5)
-    alone = METHODS["masked"].losses(scene)
+    alone = learn(METHODS["masked"], scene)
     assert losses["focal"] == alone["focal"] and losses["box"] == alone["box"]
 
 
@@ -175,14 +199,14 @@ def test_a_pseudo_box_does_not_pull_the_box_of_an_annotated_anchor() -> None:
     both = detected((0, 0.9, 0))
     both["boxes"] = ANCHORS[:1] + torch.tensor([0.0, 0.0, 5.0, 5.0])  # IoU 0.44 with the annotation: no duplicate
     scene, logits, deltas = random_scene(detections=[both, detected()], thresholds=THRESHOLDS)
-    losses = METHODS["pseudo"].losses(scene)
+    losses = learn(METHODS["pseudo"], scene)
     assert gradient(losses["pseudo_focal"], logits)[0, 0, 0] < 0  # it is that class as well
     assert not gradient(losses["pseudo_box"], deltas).any()
 
 
 def test_without_any_pseudo_label_the_old_classes_are_background() -> None:
     scene, logits, deltas = random_scene(detections=[detected(), detected()], thresholds=THRESHOLDS)
-    losses = METHODS["pseudo"].losses(scene)
+    losses = learn(METHODS["pseudo"], scene)
     slope = gradient(losses["pseudo_focal"], logits)
     assert (slope[..., :2] > 0).all() and not slope[..., 2].any()
     assert float(losses["pseudo_box"].detach()) == 0 and not gradient(losses["pseudo_box"], deltas).any()
@@ -191,7 +215,7 @@ def test_without_any_pseudo_label_the_old_classes_are_background() -> None:
 def test_covered_images_get_no_pseudo_loss() -> None:
     scene, logits, _ = random_scene(detections=[detected((1, 0.9, 0)), detected((0, 0.7, 1))], thresholds=THRESHOLDS)
     covered = scene._replace(targets=[target(), target(coverage=[True, False, False])])
-    slope = gradient(METHODS["pseudo"].losses(covered)["pseudo_focal"], logits)
+    slope = gradient(learn(METHODS["pseudo"], covered)["pseudo_focal"], logits)
     assert not slope[0].any() and not slope[1, :, [0, 2]].any() and slope[1, :, 1].all()
 
 
@@ -241,8 +265,8 @@ def test_the_lesson_runs_the_teacher_on_the_students_tensors() -> None:
     losses = MethodLesson(method, "l1", teacher, thresholds)(dense, prepared)
     shadow = teacher(prepared)
     found = teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=0.01)
-    answers = respond(shadow, method.selections)
-    expected = method.losses(Scene(dense, prepared.targets or [], answers, found, thresholds, (2,), "l1"))
+    sight = Sight(dense, prepared.targets or [], shadow, found, thresholds)
+    expected = learn(method, sight)
     assert losses.keys() == expected.keys() == {"focal", "box", "pseudo_focal", "pseudo_box", "kd_response"}
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name])
@@ -274,7 +298,7 @@ def test_with_every_part_taken_away_masked_is_left() -> None:
     bare = METHODS["incdet"].without(*parts, "replay")
     assert bare.parts == () and not bare.needs_teacher and not bare.balanced_finetune
     scene, _, _ = random_scene()
-    assert bare.losses(scene) == METHODS["masked"].losses(scene)
+    assert learn(bare, scene) == learn(METHODS["masked"], scene)
 
 
 def test_an_unknown_part_is_refused_with_the_near_one() -> None:

@@ -32,10 +32,16 @@ def found(*entries: tuple[int, float, int]) -> dict[str, Tensor]:
     }
 
 
+def spoken(
+    detections: list[dict[str, Tensor]], targets: list[dict[str, Any]], anchors: Tensor, *rest: Any, **more: Any
+) -> PseudoLabels:
+    return pseudo_label(detections, targets, anchors, assign(targets, anchors), *rest, **more)
+
+
 def label(detections: dict[str, Tensor], truth: dict[str, Any] | None = None, **more: Any) -> PseudoLabels:
     truth = truth or target(coverage=NEW)
     coverage = more.pop("coverage", torch.tensor([NEW]))
-    return pseudo_label([detections], [truth], ANCHORS, coverage, more.pop("thresholds", THRESHOLDS), **more)
+    return spoken([detections], [truth], ANCHORS, coverage, more.pop("thresholds", THRESHOLDS), **more)
 
 
 def positives(labels: PseudoLabels) -> list[tuple[int, int]]:
@@ -119,7 +125,7 @@ def test_ignored_objects_stay_ignored_for_the_pseudo_channels() -> None:
 
 def test_images_do_not_mix() -> None:
     none = found()
-    labels = pseudo_label(
+    labels = spoken(
         [none, found((4, 0.9, 1), (5, 0.4, 0)), none], [target(coverage=NEW)] * 3, ANCHORS, torch.tensor([NEW] * 3),
         THRESHOLDS,
     )  # fmt: skip
@@ -245,20 +251,23 @@ def random_batch(seed: int, images: int = 5) -> tuple[list[dict[str, Tensor]], l
 @given(seed=st.integers(0, 2**31 - 1))
 def test_a_batch_at_once_equals_image_by_image(seed: int) -> None:
     detections, targets, anchors, coverage = random_batch(seed)
-    labels = pseudo_label(detections, targets, anchors, coverage, THRESHOLDS)
+    labels = spoken(detections, targets, anchors, coverage, THRESHOLDS)
     accepted, voids = label_by_image(detections, targets, anchors, coverage)
-    for mine, earlier in zip(labels.assignment, assign(accepted, anchors), strict=True):
-        assert torch.equal(mine, earlier)
-    positive = set(zip(*(part.tolist() for part in labels.assignment[1:4]), strict=True))
+    expected = assign(accepted, anchors)
+    for mine, earlier in zip(labels.assignment[:6], expected[:6], strict=True):
+        assert mine is not None and earlier is not None and torch.equal(mine, earlier)
+    taken = assign(targets, anchors).matched[expected.image, expected.anchor] >= 0
+    assert torch.equal(labels.free, ~taken)
+    positive = set(zip(*(part.tolist() for part in (expected.image, expected.anchor, expected.column)), strict=True))
     found = list(zip(*(part.tolist() for part in labels.void), strict=True))
     assert sorted(found) == sorted(entry for entry in voids if entry not in positive)
 
 
 def test_overlaps_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = random_batch(3)
-    whole = pseudo_label(*batch, THRESHOLDS).void
+    whole = spoken(*batch, THRESHOLDS).void
     monkeypatch.setattr(pseudo, "CPU_PAIRS", 80)  # two boxes at once
-    assert all(torch.equal(one, other) for one, other in zip(whole, pseudo_label(*batch, THRESHOLDS).void, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(whole, spoken(*batch, THRESHOLDS).void, strict=True))
 
 
 def test_more_images_take_no_more_operations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +278,9 @@ def test_more_images_take_no_more_operations(monkeypatch: pytest.MonkeyPatch) ->
 
     def work(images: int) -> int:
         coverage = torch.tensor([NEW] * images)
-        return operations(lambda: pseudo_label([one] * images, [truth] * images, ANCHORS, coverage, THRESHOLDS))
+        annotated = nothing._replace(matched=nothing.matched.expand(images, -1))
+        return operations(
+            lambda: pseudo_label([one] * images, [truth] * images, ANCHORS, annotated, coverage, THRESHOLDS)
+        )
 
     assert work(2) == work(9)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from incdet.archive import Archive
 from incdet.config import Config, parse_config
@@ -16,18 +17,25 @@ from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.geometry import Geometry
 from incdet.data.records import Record
 from incdet.distill import Selection
-from incdet.methods import METHODS, KdBox, KdResponse, Method
-from incdet.model import Prepared
+from incdet.guidance import Guidance, Truth
+from incdet.methods import METHODS, KdBox, KdResponse, KdSoftmax, Method, Scene
+from incdet.model import Dense, Prepared
 from incdet.procedure import MethodLesson
 from incdet.pseudo import Thresholds
-from incdet.responses import CachedResponder, fill, obstacle
-from incdet.teacher import OnlineResponder, Question, Shadow, Teacher
+from incdet.responses import Asked, CachedResponder, fill, obstacle
+from incdet.teacher import OnlineResponder, Question, Teacher
 
-from .helpers import network, operations, record
+from .helpers import network, operations, record, waits
 
 NAMES = ("a", "b")
-SELECTIONS = (Selection("score", 0.6), Selection("topk", 9), Selection("statistical", 1.5))
-QUESTION = Question(SELECTIONS, 0.4)
+EVERYTHING = Method(
+    "everything", "here", pseudo_labels=True,
+    terms=(KdResponse(selection=Selection("score", 0.6)), KdSoftmax(selection=Selection("topk", 9), images="new"),
+           KdBox(score=0.4)),
+)  # fmt: skip
+THRESHOLDS = Thresholds(torch.tensor([0.6, 0.5]), torch.tensor([0.3, 0.25]))
+EVERYTHING_ASKED = Question(EVERYTHING.selections, 0.25)
+LOUD = replace(EVERYTHING, terms=(KdResponse(selection=Selection("all")),))
 BOTH = (False, True)
 
 
@@ -61,15 +69,31 @@ class World:
         geometry = Geometry(recipe.min_size[0], recipe.max_size, recipe.fixed_size)
         self.dataset = DetectionDataset(photographs(folder, sizes), self.student.vocab, geometry=geometry)
 
-    def fill(self, question: Question = QUESTION, flips: Sequence[bool] = BOTH, **more: Any) -> Archive:
-        archive = fill(
-            self.teacher, question, self.student, self.dataset, flips, **{"budget": 1 << 30, "batch_size": 4, **more}
-        )
+    def lesson(self, method: Method = EVERYTHING, kind: str = "l1") -> MethodLesson:
+        return MethodLesson(method, kind, self.teacher, THRESHOLDS if method.pseudo_labels else None)
+
+    def fill(self, method: Method = EVERYTHING, flips: Sequence[bool] = BOTH, **more: Any) -> Archive:
+        archive = self.try_to_fill(method, flips, **{"budget": 1 << 30, "batch_size": 4, **more})
         assert archive is not None
         return archive
 
-    def cached(self, question: Question = QUESTION, **more: Any) -> CachedResponder:
-        return CachedResponder(self.fill(question, **more), question, self.student.recipe.anchors_per_cell)
+    def try_to_fill(self, method: Method, flips: Sequence[bool], **more: Any) -> Archive | None:
+        lesson = self.lesson(method)
+        asked = Asked(self.teacher, lesson.question, lesson.decide, method, lesson.thresholds)
+        return fill(asked, self.student, self.dataset, flips, **more)
+
+    def cached(self, method: Method = EVERYTHING, **more: Any) -> Callable[[Prepared, Dense], Guidance]:
+        terms = [term.name for term in method.terms]
+        responder = CachedResponder(self.fill(method, **more), terms, self.student.recipe.anchors_per_cell)
+        return lambda prepared, dense: responder(prepared, dense, self.truth(prepared, dense))
+
+    def online(self, prepared: Prepared, dense: Dense, method: Method = EVERYTHING) -> Guidance:
+        lesson = self.lesson(method)
+        ask = OnlineResponder(self.teacher, lesson.question, lesson.decide)
+        return ask(prepared, dense, self.truth(prepared, dense))
+
+    def truth(self, prepared: Prepared, dense: Dense) -> Truth:
+        return Truth.read(prepared.targets or [], dense.anchors, 3)
 
     def batch(self, *draws: tuple[int, bool]) -> Prepared:
         """The prepared batch of (index, flipped) draws, as the loader would give it."""
@@ -90,19 +114,26 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def assert_equal_shadows(one: Shadow, other: Shadow, tolerance: float) -> None:
+def assert_equal_guidance(one: Guidance, other: Guidance, tolerance: float) -> None:
     assert torch.equal(one.responses.image, other.responses.image)
     assert torch.equal(one.responses.anchor, other.responses.anchor)
-    for key in ("logits", "deltas"):
-        mine, theirs = getattr(one.responses, key), getattr(other.responses, key)
-        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
-    assert one.responses.heard.keys() == other.responses.heard.keys()
-    assert all(torch.equal(one.responses.heard[key], other.responses.heard[key]) for key in one.responses.heard)
-    assert (one.detections is None) is (other.detections is None)
-    for mine, theirs in zip(one.detections or [], other.detections or [], strict=True):
-        assert torch.equal(mine["labels"], theirs["labels"])
-        torch.testing.assert_close(mine["scores"], theirs["scores"], rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(mine["boxes"], theirs["boxes"], rtol=tolerance, atol=100 * tolerance)
+    torch.testing.assert_close(one.responses.logits, other.responses.logits, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(one.responses.deltas, other.responses.deltas, rtol=tolerance, atol=tolerance)
+    assert one.rows.keys() == other.rows.keys()
+    assert all(torch.equal(one.rows[name], other.rows[name]) for name in one.rows)
+    assert (one.labels is None) is (other.labels is None)
+    if one.labels is None or other.labels is None:
+        return
+    assert torch.equal(one.labels.free, other.labels.free)
+    assert torch.equal(one.labels.channels, other.labels.channels)
+    assert sorted(zip(*map(Tensor.tolist, one.labels.void), strict=True)) == sorted(
+        zip(*map(Tensor.tolist, other.labels.void), strict=True)
+    )
+    mine, theirs = one.labels.assignment, other.labels.assignment
+    assert torch.equal(mine.matched.clamp(max=0), theirs.matched.clamp(max=0))  # which box it was is not kept
+    for name in ("image", "anchor", "column", "positives"):
+        assert torch.equal(getattr(mine, name), getattr(theirs, name))
+    torch.testing.assert_close(mine.boxes, theirs.boxes, rtol=tolerance, atol=100 * tolerance)
 
 
 # --- what is found in the cache is what the teacher would say
@@ -114,11 +145,11 @@ def assert_equal_shadows(one: Shadow, other: Shadow, tolerance: float) -> None:
 def test_on_its_own_canvas_an_image_gets_the_teachers_answer(world: World, draws: list[tuple[int, bool]]) -> None:
     prepared = world.batch(*draws)
     dense = world.student.dense(prepared)
-    shadow = world.cached()(prepared, dense)
-    assert len(shadow.responses.image) > 5 * len(draws) and shadow.detections is not None
-    assert all(len(one["boxes"]) > 0 for one in shadow.detections)
-    online = OnlineResponder(world.teacher, QUESTION)(prepared, dense)
-    assert_equal_shadows(shadow, online, 1e-5)
+    guidance = world.cached()(prepared, dense)
+    assert all(rows.any() for rows in guidance.rows.values()) and guidance.labels is not None
+    assert (guidance.labels.assignment.positives > 0).all() and len(guidance.labels.void[0]) > 0
+    assert (guidance.labels.assignment.matched == -2).any()
+    assert_equal_guidance(guidance, world.online(prepared, dense), 1e-5)
 
 
 def test_filled_one_by_one_it_equals_the_teachers_answer_to_a_single_image_bit_for_bit(world: World) -> None:
@@ -126,7 +157,7 @@ def test_filled_one_by_one_it_equals_the_teachers_answer_to_a_single_image_bit_f
     for draw in ((0, False), (4, False)):
         prepared = world.batch(draw)
         dense = world.student.dense(prepared)
-        assert_equal_shadows(cached(prepared, dense), OnlineResponder(world.teacher, QUESTION)(prepared, dense), 0.0)
+        assert_equal_guidance(cached(prepared, dense), world.online(prepared, dense), 0.0)
 
 
 LISTENERS = {
@@ -142,9 +173,8 @@ LISTENERS = {
 @pytest.mark.parametrize("kind", ["l1", "giou"])
 def test_losses_and_gradients_are_those_of_the_online_teacher(world: World, name: str, kind: str) -> None:
     method = LISTENERS[name]
-    thresholds = Thresholds(torch.tensor([0.6, 0.5]), torch.tensor([0.3, 0.25])) if method.pseudo_labels else None
-    online = MethodLesson(method, kind, world.teacher, thresholds)
-    lesson = replace(online, responder=world.cached(online.question))
+    online, cached = world.lesson(method, kind), world.cached(method)
+    lesson = replace(online, responder=lambda prepared, dense, truth: cached(prepared, dense))
     prepared = world.batch((2, True), (0, False), (4, True))
     slopes = []
     for one in (lesson, online):
@@ -159,17 +189,17 @@ def test_losses_and_gradients_are_those_of_the_online_teacher(world: World, name
 def test_rows_move_with_their_place_when_the_batch_is_padded_further(tmp_path: Path) -> None:
     # Canvases of 64 x 64, 64 x 96 and 96 x 64: no two are alike, and the batch's is larger than each.
     world = World(tmp_path, [(48, 64), (48, 90), (90, 48)], max_size=96, size_divisible=32)
-    question = Question((Selection("all"),), 0.4)
     prepared = world.batch((0, True), (1, False), (2, True))
     dense = world.student.dense(prepared)
     assert prepared.images.shape[-2:] == (96, 96)
-    shadow = world.cached(question)(prepared, dense)
+    guidance = world.cached(LOUD)(prepared, dense)
+    assert guidance.labels is not None
     cells = [feature.shape[-2:] for feature in dense.features]
     per_cell = world.student.recipe.anchors_per_cell
     for row, draw in enumerate(((0, True), (1, False), (2, True))):
         alone = world.batch(draw)
         own = world.teacher(alone)
-        mine = shadow.responses.image == row
+        mine = guidance.responses.image == row
         assert int(mine.sum()) == own.logits.shape[1] < dense.logits.shape[1]
         # Written out: the own canvas's grid cut out of the batch's, level by level.
         parts, start = [], 0
@@ -178,22 +208,28 @@ def test_rows_move_with_their_place_when_the_batch_is_padded_further(tmp_path: P
             places = torch.arange(start, start + count).reshape(height, width, per_cell)
             parts.append(places[: feature.shape[-2], : feature.shape[-1]].flatten())
             start += count
-        assert torch.equal(shadow.responses.anchor[mine], torch.cat(parts))
-        torch.testing.assert_close(shadow.responses.logits[mine], own.logits[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(guidance.responses.anchor[mine], torch.cat(parts))
+        torch.testing.assert_close(guidance.responses.logits[mine], own.logits[0], rtol=1e-5, atol=1e-5)
         # These canvases are multiples of every stride, so that equal places are equal boxes.
-        assert torch.equal(dense.anchors[shadow.responses.anchor[mine]], own.anchors)
-        found = world.teacher.model.postprocess(own, alone.image_sizes, score_thresh=0.4)[0]
-        assert shadow.detections is not None
-        torch.testing.assert_close(shadow.detections[row], found, rtol=1e-5, atol=1e-3)
+        assert torch.equal(dense.anchors[guidance.responses.anchor[mine]], own.anchors)
+        alone_guidance = world.online(alone, own, LOUD)
+        assert alone_guidance.labels is not None
+        here = guidance.labels.assignment.image == row
+        places = torch.cat(parts)[alone_guidance.labels.assignment.anchor]
+        assert torch.equal(guidance.labels.assignment.anchor[here], places) and here.any()
+        here = guidance.labels.void[0] == row
+        assert torch.equal(guidance.labels.void[1][here], torch.cat(parts)[alone_guidance.labels.void[1]])
+        between = (alone_guidance.labels.assignment.matched[0] == -2).nonzero()[:, 0]
+        ignored = (guidance.labels.assignment.matched[row] == -2).nonzero()[:, 0]
+        assert torch.equal(ignored, torch.cat(parts)[between].sort().values)
 
 
 def test_what_padding_changes_stays_small_away_from_it(tmp_path: Path) -> None:
     # The one difference between cached and online: what the network sees beyond the border of the own canvas.
     world = World(tmp_path, [(96, 96), (96, 160)], min_size=(96,), max_size=160, anchor_sizes=((12, 16),))
-    question = Question((Selection("all"),), None)
     prepared = world.batch((0, False), (1, False))
     dense = world.student.dense(prepared)
-    cached = world.cached(question)(prepared, dense).responses
+    cached = world.cached(LOUD)(prepared, dense).responses
     online = world.teacher(prepared)
     mine = cached.image == 0
     places = cached.anchor[mine]
@@ -204,15 +240,33 @@ def test_what_padding_changes_stays_small_away_from_it(tmp_path: Path) -> None:
 
 
 def test_a_batch_takes_as_many_operations_as_an_image(world: World) -> None:
-    cached = world.cached()
+    cached = CachedResponder(world.fill(), ("a", "b", "c"), world.student.recipe.anchors_per_cell)
 
     def work(draws: list[tuple[int, bool]]) -> int:
         prepared = world.batch(*draws)
         with torch.no_grad():
             dense = world.student.dense(prepared)
-        return operations(lambda: cached(prepared, dense))
+        truth = world.truth(prepared, dense)
+        return operations(lambda: cached(prepared, dense, truth))
 
     assert work([(0, False)]) == work([(number, bool(number % 2)) for number in range(6)])
+
+
+def test_nothing_that_the_cache_says_has_to_be_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incdet.losses._all_on_host", lambda _: False)
+    prepared = world.batch((0, False), (1, True))
+    dense = world.student.dense(prepared)
+    truth = world.truth(prepared, dense)
+    cached = CachedResponder(world.fill(), [one.name for one in EVERYTHING.terms], 6)
+    # The one that is left looks up the archive, which lies on the host.
+    assert set(waits(lambda: cached(prepared, dense, truth))) <= {"repeat_interleave"}
+    guidance = cached(prepared, dense, truth)
+
+    def step() -> None:
+        losses = EVERYTHING.losses(Scene(dense, truth, guidance, (2,)))
+        torch.autograd.backward(list(losses.values()))
+
+    assert waits(step) == []
 
 
 # --- filling
@@ -258,10 +312,9 @@ def test_filling_stops_as_soon_as_it_is_known_to_exceed_its_budget(world: World)
 
     def filled(budget: int) -> Archive | None:
         told.clear()
-        return fill(
-            world.teacher, QUESTION, world.student, world.dataset, BOTH, budget=budget, batch_size=2,
-            progress=lambda done, _: told.append(done),
-        )  # fmt: skip
+        return world.try_to_fill(
+            EVERYTHING, BOTH, budget=budget, batch_size=2, progress=lambda done, _: told.append(done)
+        )
 
     assert filled(whole.nbytes) is not None
     assert filled(whole.nbytes // 2) is None and told == []  # foreseen after the first picture
@@ -288,15 +341,15 @@ def settings(**sections: Any) -> Config:
 )
 def test_the_cache_is_used_where_it_is_exact_and_pays(changes: dict[str, Any], draws: int, reason: str | None) -> None:
     recipe = network().recipe
-    found = obstacle(QUESTION, recipe, settings(**changes), draws, 200)
+    found = obstacle(EVERYTHING_ASKED, recipe, settings(**changes), draws, 200)
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 
 def test_sizes_that_are_drawn_and_ears_for_everything_need_the_teacher_itself() -> None:
     recipe, config = network().recipe, settings()
     several = replace(recipe, min_size=(40, 48))
-    assert "several values" in str(obstacle(QUESTION, several, config, 999, 100))
-    assert obstacle(QUESTION, replace(several, fixed_size=(48, 48)), config, 999, 100) is None
-    assert obstacle(QUESTION, replace(several, skip_resize=True), config, 999, 100) is None
+    assert "several values" in str(obstacle(EVERYTHING_ASKED, several, config, 999, 100))
+    assert obstacle(EVERYTHING_ASKED, replace(several, fixed_size=(48, 48)), config, 999, 100) is None
+    assert obstacle(EVERYTHING_ASKED, replace(several, skip_resize=True), config, 999, 100) is None
     everything = Question(METHODS["lwf"].selections)
     assert "every anchor" in str(obstacle(everything, recipe, config, 999, 100))
