@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from incdet.assign import assign
 from incdet.backbones import BATCH_NORMS, body_stages, build_backbone, freeze_first_stages, trainable_stages
@@ -22,12 +21,12 @@ from incdet.heads import ClassHead, build_box_head, build_tower, norm_layer
 from incdet.losses import box_loss, focal_loss
 from incdet.postprocess import select_detections
 from incdet.recipe import Recipe
+from incdet.targets import Target, check_targets, resized_targets, scale_boxes
+from incdet.transform import Shape, batch_images, shapes_after_resizing
 from incdet.vocab import Vocabulary
 from incdet.weights import load_weights, read_weights
 
 __all__ = ["Dense", "IncrementalRetinaNet", "Prepared", "Recipe", "Target", "coverage_mask"]
-
-Target = dict[str, Any]
 
 # Photographs of all formats pad to some hundred shapes, whose anchors together would fill a gigabyte.
 CACHED_SHAPES = 32
@@ -41,12 +40,14 @@ class Prepared(NamedTuple):
         image_sizes: (height, width) of each image after resizing, without padding.
         original_sizes: (height, width) as given.
         targets: One dict per image with ``boxes`` in resized pixels, other keys as given; None where none were.
+        static: The padded shape is the same for every batch, and so may be every shape that is made of it.
     """
 
     images: Tensor
     image_sizes: list[tuple[int, int]]
     original_sizes: list[tuple[int, int]]
     targets: list[Target] | None
+    static: bool = False
 
 
 class Dense(NamedTuple):
@@ -100,15 +101,6 @@ class IncrementalRetinaNet(nn.Module):
         )
         self.box_head = build_box_head(width, anchors, build_tower(width, recipe.tower_depth, norm), recipe.box_loss)
         self.anchor_generator = AnchorGenerator(recipe.anchor_sizes, recipe.ratios)
-        self.transform = GeneralizedRCNNTransform(
-            recipe.min_size,
-            recipe.max_size,
-            list(recipe.image_mean),
-            list(recipe.image_std),
-            size_divisible=recipe.size_divisible,
-            fixed_size=recipe.fixed_size,
-            _skip_resize=recipe.skip_resize,
-        )
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
         if state is not None:
             load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
@@ -132,28 +124,35 @@ class IncrementalRetinaNet(nn.Module):
                     module.eval()
         return self
 
-    def prepare(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None) -> Prepared:
+    def prepare(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        canvas: Shape | None = None,
+    ) -> Prepared:
         """Validates, moves to the model's device, resizes, normalises and pads a batch.
 
         With several ``min_size`` values a training model draws one per image and call, so call it once per batch.
+        Where images and targets come from the host, the host waits for no device.
 
         Args:
-            images: (3, H, W) float in [0, 1], any sizes.
+            images: (3, H, W) float in [0, 1] or uint8 in 0..255, any sizes; or one (B, 3, H, W) tensor. A uint8 image
+                that already has the size of ``incdet.sizes.resized_shape`` is not resized again.
             targets: ``boxes`` (M, 4) xyxy pixels and ``labels`` (M,) int64 columns per image; other keys are kept.
+            canvas: (H, W) to pad every batch to, so that its shape is always the same.
 
         Raises:
-            InputError: A box is degenerate or not finite, or a label is not a column of the vocabulary.
+            InputError: A box is degenerate or not finite, a label is not a column of the vocabulary, an image has
+                another form, or is larger than the canvas.
         """
         if targets is not None:
             check_targets(images, targets, self.vocab)
-        device = self.device
+        shapes = shapes_after_resizing(images, self.recipe, training=self.training)
         original = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        moved = [image.to(device, non_blocking=True) for image in images]
-        moved = [image.float() if image.is_floating_point() else image for image in moved]
-        boxed = None if targets is None else [_moved(target, device) for target in targets]
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            batch, resized = self.transform(moved, boxed)
-        return Prepared(batch.tensors, [(int(h), int(w)) for h, w in batch.image_sizes], original, resized)
+        batch = batch_images(images, shapes, self.recipe, self.device, canvas)
+        resized = None if targets is None else resized_targets(targets, original, shapes, self.device)
+        return Prepared(batch, shapes, original, resized, canvas is not None)
 
     def dense(self, prepared: Prepared) -> Dense:
         """The network's one forward pass."""
@@ -248,9 +247,8 @@ class IncrementalRetinaNet(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """``postprocess`` in the pixels of the original images."""
         found = self.postprocess(dense, prepared.image_sizes, score_thresh=score_thresh)
-        for image, size, original in zip(found, prepared.image_sizes, prepared.original_sizes, strict=True):
-            image["boxes"] = resize_boxes(image["boxes"], size, original)
-        return found
+        boxes = scale_boxes([image["boxes"] for image in found], prepared.image_sizes, prepared.original_sizes)
+        return [{**image, "boxes": scaled} for image, scaled in zip(found, boxes, strict=True)]
 
     def grow(self, names: Sequence[str], init: str = "prior", source_ids: Mapping[str, int] | None = None) -> None:
         """Adds an increment; the logits of earlier classes stay bit-identical and no earlier parameter moves.
@@ -298,60 +296,6 @@ def coverage_mask(targets: Sequence[Mapping[str, Any]], classes: int, device: to
         return None
     full = torch.ones(classes, dtype=torch.bool, device=device)
     return torch.stack([full if mask is None else mask.to(device) for mask in masks])
-
-
-def check_targets(images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], vocab: Vocabulary) -> None:
-    """Accepts torchvision's targets with columns of ``vocab`` as labels.
-
-    torchvision takes label -1 silently for the last class, and label K fails far from its cause.
-
-    Raises:
-        InputError: With one finding per faulty image.
-    """
-    if len(images) != len(targets):
-        raise InputError(
-            Finding(
-                "targets", "batch", f"has {len(targets)} targets for {len(images)} images", "pass one dict per image"
-            )
-        )
-    findings = []
-    for index, target in enumerate(targets):
-        problem = _target_fault(target, len(vocab))
-        if problem:
-            findings.append(Finding("targets", f"image {index}", *problem))
-    if findings:
-        raise InputError(findings)
-
-
-def _target_fault(target: Mapping[str, Any], classes: int) -> tuple[str, str] | None:
-    """Problem and fix of one target, or None."""
-    boxes, labels = target.get("boxes"), target.get("labels")
-    if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[-1] != 4:
-        shape = tuple(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
-        return f"boxes are {shape}", "pass a float tensor of shape (M, 4), (0, 4) for no object"
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != boxes.shape[:1]:
-        shape = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        return f"labels are {shape}", f"pass an int64 tensor of shape ({boxes.shape[0]},)"
-    if not len(boxes):
-        return None
-    valid = (boxes[:, 2:] > boxes[:, :2]).all(1) & torch.isfinite(boxes).all(1)
-    known = (labels >= 0) & (labels < classes)
-    if bool((valid & known).all()):
-        return None
-    if not bool(valid.all()):
-        row = int((~valid).nonzero()[0])
-        return f"box {row} is {boxes[row].tolist()}", "boxes are [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
-    row = int((~known).nonzero()[0])
-    return f"label {row} is {int(labels[row])}", f"labels are logit columns 0 to {classes - 1}"
-
-
-def _moved(target: Mapping[str, Any], device: torch.device) -> Target:
-    moved = {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in target.items()
-    }
-    moved["boxes"] = moved["boxes"].float()
-    return moved
 
 
 def _resolved(recipe: Recipe, pretrained: bool, eps: float | None) -> Recipe:

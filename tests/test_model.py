@@ -282,9 +282,14 @@ def test_training_needs_targets_and_evaluation_does_not() -> None:
     assert isinstance(found, list) and [set(image) for image in found] == [{"boxes", "scores", "labels"}] * 2
 
 
-def test_integer_images_are_refused_as_torchvision_does() -> None:
-    with pytest.raises(TypeError, match="floating type"):
-        network().prepare([torch.zeros(3, 32, 32, dtype=torch.uint8)])
+def test_images_of_other_types_are_refused_and_uint8_is_taken_as_256_levels() -> None:
+    model = network()
+    with pytest.raises(InputError, match=r"image 1.*int32.*uint8 in 0\.\.255"):
+        model.eval()([torch.zeros(3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.int32)])
+    levels = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8)
+    floats = model.prepare([levels / 255]).images
+    assert torch.equal(model.prepare([levels]).images, floats)
+    assert torch.equal(model.prepare(levels[None]).images, floats)
 
 
 def test_a_prepared_batch_gives_dense_outputs_of_the_stated_shapes() -> None:
