@@ -10,7 +10,8 @@ written down in the same pass over cache-sized blocks, so that one tensor of the
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,15 @@ Entries = tuple[Tensor, Tensor, Tensor]
 # Elements of one block: on a CPU its handful of temporaries fit the cache, on a GPU few large kernels win.
 CPU_BLOCK = 1 << 17
 GPU_BLOCK = 1 << 25
+
+
+class Charge(NamedTuple):
+    """What one focal loss is computed from; see ``focal_loss``."""
+
+    assignment: Assignment
+    coverage: Tensor | None
+    void: Entries | None = None
+    normaliser: Tensor | None = None
 
 
 def focal_loss(
@@ -53,22 +63,26 @@ def focal_loss(
         alpha: Weight of positive entries in [0, 1]; the others weigh ``1 - alpha``.
         gamma: Focusing exponent, at least 0.
     """
-    images, anchors, columns = logits.shape
-    if void is not None:
-        # A void entry is looked up among the positive ones, which have to be few and in order for it.
-        assignment = assignment.compact()
-    scale = _scale(assignment, normaliser)
-    rows = scale[:, None] * (assignment.matched != BETWEEN)
-    flat = (assignment.image * anchors + assignment.anchor) * columns + assignment.column
-    weight = scale[assignment.image]
-    if assignment.mask is not None:
-        weight = weight * assignment.mask
-    if coverage is not None:
-        weight = weight * coverage[assignment.image, assignment.column]
-        coverage = None if _all_on_host(coverage) else coverage
-    gone = None if void is None else (void[0] * anchors + void[1]) * columns + void[2]
-    loss: Tensor = _Focal.apply(logits, rows, coverage, flat, weight, assignment.mask, gone, alpha, gamma)
+    charge = Charge(assignment, coverage, void, normaliser)
+    if coverage is not None and _all_on_host(coverage):
+        charge = charge._replace(coverage=None)
+    loss: Tensor = _Focal.apply(logits, [_part(logits, charge)], alpha, gamma)[0]
     return loss
+
+
+def focal_losses(
+    logits: Tensor, charges: Sequence[Charge], *, alpha: float = 0.25, gamma: float = 2.0
+) -> tuple[Tensor, ...]:
+    """The ``focal_loss`` of each of several charges, in one pass over the logits and with one gradient.
+
+    Args:
+        logits: (B, A, K), any floating type.
+        charges: With coverages that share no channel of any image.
+        alpha: As for ``focal_loss``.
+        gamma: As for ``focal_loss``.
+    """
+    losses: tuple[Tensor, ...] = _Focal.apply(logits, [_part(logits, charge) for charge in charges], alpha, gamma)
+    return losses
 
 
 def box_loss(
@@ -115,117 +129,179 @@ def _all_on_host(mask: Tensor) -> bool:
     return mask.device.type == "cpu" and bool(mask.all())
 
 
+class _Part(NamedTuple):
+    """A charge in the form that the pass over the logits takes.
+
+    Attributes:
+        rows: (B, A) weight of an anchor's background entries.
+        coverage: (B, K) bool, or None for everything.
+        flat: (P,) flat positions of the positive entries, ascending.
+        weight: (P,) their weights.
+        mask: (P,) which of them are positive after all, or None for all.
+        void: (V,) flat positions in any order, or None.
+    """
+
+    rows: Tensor
+    coverage: Tensor | None
+    flat: Tensor
+    weight: Tensor
+    mask: Tensor | None
+    void: Tensor | None
+
+
+def _part(logits: Tensor, charge: Charge) -> _Part:
+    _, anchors, columns = logits.shape
+    assignment, coverage, void, normaliser = charge
+    if void is not None:
+        # A void entry is looked up among the positive ones, which have to be few and in order for it.
+        assignment = assignment.compact()
+    scale = _scale(assignment, normaliser)
+    rows = scale[:, None] * (assignment.matched != BETWEEN)
+    flat = (assignment.image * anchors + assignment.anchor) * columns + assignment.column
+    weight = scale[assignment.image]
+    if assignment.mask is not None:
+        weight = weight * assignment.mask
+    if coverage is not None:
+        weight = weight * coverage[assignment.image, assignment.column]
+    gone = None if void is None else (void[0] * anchors + void[1]) * columns + void[2]
+    return _Part(rows, coverage, flat, weight, assignment.mask, gone)
+
+
 class _Focal(torch.autograd.Function):
-    """The focal sum and its gradient in one pass.
+    """The focal sums and their gradient in one pass.
 
     The gradient waits in a buffer that the first backward hands out, scaled in place. A second backward through a
     retained graph computes it again from the logits, so that it is right at no cost to the usual case.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        rows: Tensor,
-        coverage: Tensor | None,
-        flat: Tensor,
-        weight: Tensor,
-        mask: Tensor | None,
-        void: Tensor | None,
-        alpha: float,
-        gamma: float,
-    ) -> Tensor:
-        loss, gradient = _focal(
-            logits, rows, coverage, flat, weight, mask, void, alpha, gamma, wants_gradient=ctx.needs_input_grad[0]
-        )
-        ctx.save_for_backward(logits, rows, coverage, flat, weight, mask, void)
-        ctx.powers = (alpha, gamma)
+    def forward(ctx: Any, logits: Tensor, parts: list[_Part], alpha: float, gamma: float) -> tuple[Tensor, ...]:
+        losses, gradient = _focal(logits, parts, alpha, gamma, wants_gradient=ctx.needs_input_grad[0])
+        ctx.save_for_backward(logits)
+        ctx.parts, ctx.powers = parts, (alpha, gamma)
         ctx.gradient = gradient
-        return loss
+        return losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None
-        logits = ctx.saved_tensors[0]
+        (logits,) = ctx.saved_tensors
         if gradient is None:
-            gradient = _focal(*ctx.saved_tensors, *ctx.powers, wants_gradient=True)[1]
-        return (gradient.mul_(upstream).to(logits.dtype), *[None] * 8)
+            gradient = _focal(logits, ctx.parts, *ctx.powers, wants_gradient=True)[1]
+        factor = upstream[0]
+        if len(upstream) > 1:
+            # Every channel of an image belongs to one charge at most.
+            factor = torch.stack([part.coverage for part in ctx.parts], dim=-1).to(factor.dtype) @ torch.stack(upstream)
+            factor = factor[:, None]
+        return (gradient.mul_(factor).to(logits.dtype), None, None, None)
 
 
 def _focal(
-    logits: Tensor,
-    rows: Tensor,
-    coverage: Tensor | None,
-    flat: Tensor,
-    weight: Tensor,
-    mask: Tensor | None,
-    void: Tensor | None,
-    alpha: float,
-    gamma: float,
-    *,
-    wants_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The weighted focal sum (float32 scalar) and, if wanted, its gradient (B, A, K).
-
-    ``rows`` (B, A) weighs an anchor's background entries, ``flat`` (P,) and ``weight`` (P,) are the ascending flat
-    positions and the weights of the positive entries, ``mask`` (P,) which of them are positive after all (None: all),
-    ``void`` (V,) flat positions in any order.
-    """
+    logits: Tensor, parts: Sequence[_Part], alpha: float, gamma: float, *, wants_gradient: bool
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The weighted focal sums (float32 scalars) and, if wanted, the gradient of all together (B, A, K)."""
     logits = logits.detach()
     work = torch.float64 if logits.dtype == torch.float64 else torch.float32
     # float16 cannot hold gradients that the loss scaler has not multiplied yet; bfloat16 has float32's range.
     held = torch.float32 if logits.dtype == torch.float16 else logits.dtype
     gradient = torch.empty(logits.shape, dtype=held, device=logits.device) if wants_gradient else None
-    total = _background(logits, rows.to(work), coverage, gradient, alpha, gamma, work)
-    values = logits.reshape(-1)
-    weight = weight.to(work)
-    entries = values.index_select(0, flat).to(work)
+    parts = [part._replace(rows=part.rows.to(work), weight=part.weight.to(work)) for part in parts]
+    totals = _background(logits, parts, gradient, alpha, gamma, work)
+    alone = len(parts) == 1
+    found = [
+        _corrected(total, logits, part, gradient, alpha, gamma, alone)
+        for total, part in zip(totals, parts, strict=True)
+    ]
+    return tuple(total.to(work) for total in found), gradient
+
+
+def _corrected(
+    total: Tensor, logits: Tensor, part: _Part, gradient: Tensor | None, alpha: float, gamma: float, alone: bool
+) -> Tensor:
+    """The sum of a part whose positive and void entries have been charged as background; corrects ``gradient`` too.
+
+    Unless the part is ``alone``, the gradient of entries whose channel it does not cover is another's.
+    """
+    values, flat = logits.reshape(-1), part.flat
+    entries = values.index_select(0, flat).to(part.weight.dtype)
     wanted, slope = _positive_entry(entries, alpha, gamma)
-    total = total + ((wanted - _background_entry(entries, alpha, gamma)) * weight).sum(dtype=torch.float64)
+    total = total + ((wanted - _background_entry(entries, alpha, gamma)) * part.weight).sum(dtype=torch.float64)
     if gradient is not None:
-        share = (slope * weight).to(held)
+        share, mask = (slope * part.weight).to(gradient.dtype), part.mask
+        if not alone:
+            covered = _covered(part, flat, logits)
+            mask = covered if mask is None else mask & covered
         if mask is not None:
             share = torch.where(mask, share, gradient.view(-1).index_select(0, flat))
         gradient.view(-1).index_copy_(0, flat, share)
-    if void is not None and len(void):
-        void = void.sort().values
-        total = total - _void_share(logits, rows.to(work), coverage, flat, void, alpha, gamma)
-        if gradient is not None:
+    if part.void is not None and len(part.void):
+        void = part.void.sort().values
+        total = total - _void_share(logits, part.rows, part.coverage, flat, void, alpha, gamma)
+        if gradient is not None and alone:
             gradient.view(-1).index_fill_(0, void, 0)
-    return total.to(work), gradient
+        elif gradient is not None:
+            kept = gradient.view(-1).index_select(0, void).masked_fill_(_covered(part, void, logits), 0)
+            gradient.view(-1).index_copy_(0, void, kept)
+    return total
+
+
+def _covered(part: _Part, flat: Tensor, logits: Tensor) -> Tensor:
+    """Which of the flat positions (P,) lie in a channel that the part covers."""
+    _, anchors, columns = logits.shape
+    if part.coverage is None:
+        return torch.ones_like(flat, dtype=torch.bool)
+    return part.coverage[flat // (anchors * columns), flat % columns]
 
 
 def _background(
     logits: Tensor,
-    rows: Tensor,
-    coverage: Tensor | None,
+    parts: Sequence[_Part],
     gradient: Tensor | None,
     alpha: float,
     gamma: float,
     work: torch.dtype,
-) -> Tensor:
-    """Sum (float64) of all entries as background, weighted by row and coverage; writes ``gradient`` beside it."""
+) -> list[Tensor]:
+    """Sums (float64) of all entries as background, weighted by row and coverage; writes ``gradient`` beside them."""
     images, anchors, columns = logits.shape
     block = GPU_BLOCK if logits.is_cuda else CPU_BLOCK
     image_step = max(1, block // max(1, anchors * columns))
     anchor_step = max(1, block // max(1, columns)) if image_step == 1 else max(1, anchors)
-    rows = rows * (1 - alpha)
-    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    weights = [(part.rows * (1 - alpha), part.coverage) for part in parts]
+    shape = () if len(parts) == 1 else (images, columns)
+    total = torch.zeros(shape, dtype=torch.float64, device=logits.device)
     for first in range(0, images, image_step):
         for start in range(0, anchors, anchor_step):
-            part = (slice(first, first + image_step), slice(start, start + anchor_step))
-            x = logits[part].to(work)
+            place = (slice(first, first + image_step), slice(start, start + anchor_step))
+            x = logits[place].to(work)
             p, cost = torch.sigmoid(x), F.softplus(x)
             focus = p * p if gamma == 2 else p.pow(gamma)
-            focus.mul_(rows[part][..., None])
-            if coverage is not None:
-                focus.mul_(coverage[part[0], None, :])
+            _weigh(focus, weights, place)
             if gradient is not None:
                 # d/dx [p^gamma softplus] = p^gamma [gamma (1 - p) softplus + p]
-                gradient[part] = torch.addcmul(p, 1 - p, cost, value=gamma).mul_(focus)
-            total += focus.mul_(cost).sum()
-    return total
+                gradient[place] = torch.addcmul(p, 1 - p, cost, value=gamma).mul_(focus)
+            focus.mul_(cost)
+            if len(parts) == 1:
+                total += focus.sum()
+            else:
+                total[place[0]] += focus.sum(dim=1)
+    return [total] if len(parts) == 1 else [(total * coverage).sum() for _, coverage in weights if coverage is not None]
+
+
+def _weigh(focus: Tensor, weights: Sequence[tuple[Tensor, Tensor | None]], place: tuple[slice, slice]) -> None:
+    """Multiplies a block (b, a, K) in place by the weight of each entry's own part."""
+    rows, coverage = weights[0]
+    if len(weights) == 1:
+        focus.mul_(rows[place][..., None])
+        if coverage is not None:
+            focus.mul_(coverage[place[0], None, :])
+        return
+    whole = torch.zeros_like(focus)
+    for rows, coverage in weights:
+        if coverage is None:
+            raise ValueError("several charges need a coverage each, or their channels would be shared")
+        whole.addcmul_(rows[place][..., None], coverage[place[0], None, :].to(focus.dtype))
+    focus.mul_(whole)
 
 
 def _background_entry(x: Tensor, alpha: float, gamma: float) -> Tensor:

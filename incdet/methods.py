@@ -22,7 +22,7 @@ from incdet.distill import (
 )
 from incdet.errors import Finding, InputError, suggest
 from incdet.guidance import Guidance, Truth
-from incdet.losses import box_loss, focal_loss
+from incdet.losses import Charge, box_loss, focal_loss, focal_losses
 from incdet.model import Dense
 from incdet.pseudo import PseudoLabels, Thresholds, pseudo_label
 
@@ -243,39 +243,39 @@ class Method:
         """
         dense, truth, guidance = scene.dense, scene.truth, scene.guidance
         coverage = self.covered(truth)
-        losses = {
-            "focal": focal_loss(dense.logits, truth.assignment, coverage=coverage if self.masked else None),
-            "box": box_loss(dense.deltas, truth.anchors, truth.assignment, kind=scene.box_kind),
-        }
+        if guidance is not None and guidance.labels is not None:
+            losses = _losses_with_pseudo_labels(scene, Charge(truth.assignment, coverage), guidance.labels)
+        else:
+            losses = {
+                "focal": focal_loss(dense.logits, truth.assignment, coverage=coverage if self.masked else None),
+                "box": box_loss(dense.deltas, truth.anchors, truth.assignment, kind=scene.box_kind),
+            }
         if guidance is None:
             return losses
-        if guidance.labels is not None:
-            losses |= _pseudo_losses(scene, guidance.labels)
         for term in self.terms:
             rows = guidance.rows[term.name]
             losses[term.name] = term.weight * term(scene, guidance.responses, rows, coverage)
         return losses
 
 
-def _pseudo_losses(scene: Scene, labels: PseudoLabels) -> dict[str, Tensor]:
-    """Focal and box loss on pseudo-boxes, each divided by the batch's own pseudo positives.
+def _losses_with_pseudo_labels(scene: Scene, annotated: Charge, labels: PseudoLabels) -> dict[str, Tensor]:
+    """Focal and box loss on annotated and on pseudo-boxes; the latter divided by the batch's own pseudo positives.
 
     An image without any is background for the old classes; divided by its own count it would weigh as much as an
-    object, so the batch shares one normaliser.
+    object, so the batch shares one normaliser. What is annotated and what the teacher speaks for share no channel, so
+    that one pass over the logits serves both.
     """
-    dense, pseudo = scene.dense, labels.assignment
+    dense, anchors, pseudo = scene.dense, scene.truth.anchors, labels.assignment
     normaliser = pseudo.positives.sum().clamp(min=1).to(torch.float32).expand(len(pseudo.positives))
+    focal, pseudo_focal = focal_losses(
+        dense.logits, [annotated, Charge(pseudo, labels.channels, labels.void, normaliser)]
+    )
+    free = pseudo._replace(mask=labels.free)
     return {
-        "pseudo_focal": focal_loss(
-            dense.logits, pseudo, coverage=labels.channels, void=labels.void, normaliser=normaliser
-        ),
-        "pseudo_box": box_loss(
-            dense.deltas,
-            scene.truth.anchors,
-            pseudo._replace(mask=labels.free),
-            kind=scene.box_kind,
-            normaliser=normaliser,
-        ),
+        "focal": focal,
+        "box": box_loss(dense.deltas, anchors, annotated.assignment, kind=scene.box_kind),
+        "pseudo_focal": pseudo_focal,
+        "pseudo_box": box_loss(dense.deltas, anchors, free, kind=scene.box_kind, normaliser=normaliser),
     }
 
 

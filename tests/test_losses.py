@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 from incdet import losses as module
 from incdet.assign import BETWEEN, Assignment, assign
 from incdet.boxes import encode_boxes
-from incdet.losses import box_loss, focal_loss
+from incdet.losses import Charge, box_loss, focal_loss, focal_losses
 
 COLUMNS = 6
 
@@ -344,3 +344,56 @@ def test_an_unknown_kind_is_refused() -> None:
     batch = Batch()
     with pytest.raises(ValueError, match="smooth"):
         box_loss(batch.deltas, batch.anchors, batch.assignment, kind="smooth")
+
+
+# --- several charges in one pass
+
+
+def two_charges(seed: int) -> tuple[Batch, list[Charge]]:
+    """Two assignments that share anchors and even entries, with coverages that share no channel."""
+    batch, other = Batch(seed), Batch(seed + 1, (5, 3, 0))
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.rand(3, COLUMNS, generator=generator) < 0.4
+    second = ~first & (torch.rand(3, COLUMNS, generator=generator) < 0.7)  # some channels are nobody's
+    matched = other.assignment.matched.clone()
+    matched[torch.rand(matched.shape, generator=generator) < 0.1] = BETWEEN
+    void = tuple(torch.randint(0, size, (200,), generator=generator) for size in (3, 300, COLUMNS))
+    second_assignment = other.assignment._replace(matched=torch.where(other.assignment.matched >= 0, 0, matched))
+    return batch, [
+        Charge(batch.assignment, first),
+        Charge(second_assignment, second, void, torch.tensor([3.0, 3.0, 3.0])),  # type: ignore[arg-type]
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("block", [1 << 17, 700])
+def test_one_pass_for_two_charges_equals_two_passes(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CPU_BLOCK", block)
+    batch, charges = two_charges(seed)
+    apart = [
+        focal_loss(batch.logits, one.assignment, coverage=one.coverage, void=one.void, normaliser=one.normaliser)
+        for one in charges
+    ]
+    together = focal_losses(batch.logits, charges)
+    for mine, other in zip(together, apart, strict=True):
+        assert close(mine, other) and float(mine.detach()) > 0
+    for factors in ((1.0, 1.0), (0.5, 3.0), (0.0, 2.0)):  # the second and third run through a retained graph
+        sums = [sum(f * loss for f, loss in zip(factors, losses, strict=True)) for losses in (together, apart)]
+        slopes = [torch.autograd.grad(total, batch.logits, retain_graph=True)[0] for total in sums]  # type: ignore[arg-type]
+        assert close(slopes[0], slopes[1])
+
+
+def test_a_charge_leaves_the_channels_of_another_alone() -> None:
+    batch, (first, second) = two_charges(0)
+    assert first.coverage is not None and second.coverage is not None
+    lonely = focal_losses(batch.logits, [first, second._replace(coverage=torch.zeros_like(second.coverage))])
+    expected = focal_loss(batch.logits, first.assignment, coverage=first.coverage)
+    assert close(lonely[0], expected) and float(lonely[1].detach()) == 0
+    slopes = [torch.autograd.grad(loss, batch.logits)[0] for loss in (lonely[0] + lonely[1], expected)]
+    assert close(slopes[0], slopes[1])
+
+
+def test_charges_without_a_coverage_are_refused() -> None:
+    batch, (first, second) = two_charges(0)
+    with pytest.raises(ValueError, match="coverage each"):
+        focal_losses(batch.logits, [first._replace(coverage=None), second])
