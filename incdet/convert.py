@@ -73,9 +73,10 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     head = RetinaNetHead(recipe.channels, recipe.anchors_per_cell, len(model.vocab), norm_layer=norm)
     classifier = head.classification_head
     classifier.conv = copy.deepcopy(model.class_head.tower)
-    head.regression_head = copy.deepcopy(model.box_head)
-    weight = torch.cat(model.class_head.class_weights(), dim=1).flatten(0, 1)
-    bias = torch.cat(model.class_head.class_biases(), dim=1).flatten()
+    head.regression_head.conv = copy.deepcopy(model.box_head.conv)
+    head.regression_head.bbox_reg = copy.deepcopy(model.box_head.bbox_reg)
+    head.regression_head._loss_type = recipe.box_loss
+    weight, bias = model.class_head.joined()
     classifier.cls_logits.to(device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
         classifier.cls_logits.weight.copy_(weight)

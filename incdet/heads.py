@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetRegressionHead
 from torchvision.ops.misc import Conv2dNormActivation
@@ -35,13 +36,35 @@ def build_tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | No
     return tower
 
 
-def build_box_head(channels: int, anchors: int, tower: nn.Sequential, loss: str) -> nn.Module:
+def build_box_head(channels: int, anchors: int, tower: nn.Sequential, loss: str) -> BoxHead:
     """A torchvision regression head on ``tower``: list of (B, C, H, W) -> (B, A, 4), shared by all classes."""
-    head = RetinaNetRegressionHead(channels, anchors)
+    head = BoxHead(channels, anchors)
     head.conv = tower
     head._loss_type = loss
-    result: nn.Module = head
-    return result
+    return head
+
+
+def flatten_levels(maps: Sequence[Tensor], values: int) -> Tensor:
+    """The outputs of a predictor on all levels as one tensor, copied once.
+
+    Args:
+        maps: L x (B, N * ``values``, H, W), anchor-major channels, finest level first.
+        values: Numbers per anchor, K or 4.
+
+    Returns:
+        (B, A, ``values``) in torchvision's order: level, row, column, anchor.
+    """
+    # Rows of all channels of a cell are views until the concatenation writes them where they belong.
+    rows = torch.cat([level.flatten(2).permute(0, 2, 1) for level in maps], dim=1)
+    return rows.reshape(rows.shape[0], -1, values)
+
+
+class BoxHead(RetinaNetRegressionHead):  # type: ignore[misc]
+    """Torchvision's regression head, which copies its output once instead of twice."""
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        """List of (B, C, H, W), finest first -> (B, A, 4)."""
+        return flatten_levels([self.bbox_reg(self.conv(feature)) for feature in x], 4)
 
 
 class ClassHead(nn.Module):
@@ -108,16 +131,23 @@ class ClassHead(nn.Module):
         self.predictors.append(predictor)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """List of (B, C, H, W), finest first -> (B, A, K) in torchvision's order: level, row, column, anchor."""
-        return torch.cat([self._level(feature) for feature in features], dim=1)
+        """List of (B, C, H, W), finest first -> (B, A, K) in torchvision's order: level, row, column, anchor.
 
-    def _level(self, feature: Tensor) -> Tensor:
-        hidden = self.tower(feature)
-        batch, _, height, width = hidden.shape
-        parts = [predictor(hidden).view(batch, self.anchors, -1, height, width) for predictor in self.predictors]
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        classes = joined.shape[2]
-        return joined.permute(0, 3, 4, 1, 2).reshape(batch, -1, classes)
+        The increments run as one convolution, whose filters are joined once for all levels: forty small ones would
+        take several times as long. On a CPU the logits of a class do not depend on how many others stand beside it,
+        to the last bit; a GPU may choose another algorithm for another number of channels and round otherwise.
+        """
+        weight, bias = self.joined()
+        maps = [F.conv2d(self.tower(feature), weight, bias, padding=1) for feature in features]
+        return flatten_levels(maps, weight.shape[0] // self.anchors)
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Filters (N * K, C, 3, 3) and biases (N * K,) of all increments in torchvision's anchor-major layout."""
+        if len(self.predictors) == 1:
+            only = self._convolutions()[0]
+            assert only.bias is not None
+            return only.weight, only.bias
+        return torch.cat(self.class_weights(), dim=1).flatten(0, 1), torch.cat(self.class_biases(), dim=1).flatten()
 
     def _convolutions(self) -> list[nn.Conv2d]:
         return [predictor for predictor in self.predictors if isinstance(predictor, nn.Conv2d)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 
-from incdet.heads import ClassHead, build_box_head, build_tower, norm_layer
+from incdet.heads import ClassHead, build_box_head, build_tower, flatten_levels, norm_layer
 
 CHANNELS, ANCHORS = 8, 3
 
@@ -42,11 +42,46 @@ def test_split_predictors_equal_one_fused_convolution(sizes: tuple[int, ...]) ->
     torch.testing.assert_close(logits, fused(ours)(features()), rtol=1e-5, atol=1e-6)
 
 
+def test_every_predictor_alone_gives_its_columns_and_gets_its_gradient() -> None:
+    ours = head(2, 3, 1)
+    maps = [ours.tower(feature).detach() for feature in features()]
+    alone = []
+    for predictor in ours.predictors:
+        rows = [predictor(level).view(2, ANCHORS, -1, *level.shape[2:]).permute(0, 3, 4, 1, 2) for level in maps]
+        alone.append(torch.cat([row.reshape(2, -1, row.shape[-1]) for row in rows], dim=1))
+    expected, found = torch.cat(alone, dim=-1), ours(features())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weight = torch.linspace(-1, 1, found.numel()).view_as(found)
+    wanted = torch.autograd.grad((expected * weight).sum(), list(ours.predictors.parameters()))
+    for mine, other in zip(
+        torch.autograd.grad((found * weight).sum(), list(ours.predictors.parameters())), wanted, strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_levels_lie_in_one_block_without_a_second_copy() -> None:
+    maps = [torch.arange(2 * 6 * h * w, dtype=torch.float32).view(2, 6, h, w) for h, w in ((3, 2), (1, 2))]
+    found = flatten_levels(maps, 2)
+    assert found.shape == (2, 8 * 3, 2) and found.is_contiguous()
+    rows = [level.view(2, 3, 2, *level.shape[2:]).permute(0, 3, 4, 1, 2).reshape(2, -1, 2) for level in maps]
+    assert torch.equal(found, torch.cat(rows, dim=1))
+
+
 def test_joining_predictors_on_the_channel_axis_would_mix_the_classes() -> None:
     ours = head(2, 3)
     theirs = fused(ours)
     theirs.cls_logits.weight.data = torch.cat([weight.flatten(0, 1) for weight in ours.class_weights()])
     assert not torch.allclose(ours(features()), theirs(features()), atol=1e-2)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 20, 65])
+def test_a_wide_head_keeps_old_logits_bit_equal_however_much_it_grows(classes: int) -> None:
+    torch.manual_seed(0)
+    wide = ClassHead(build_tower(128, 1, None), 128, 9, [15])
+    maps = [torch.randn(2, 128, 13, 10), torch.randn(2, 128, 3, 3)]
+    before = wide(maps)
+    wide.grow(classes)
+    assert torch.equal(wide(maps)[..., :15], before)
 
 
 @pytest.mark.parametrize("init", ["prior", "mean"])
