@@ -14,25 +14,25 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader
 
 from incdet.archive import Archive, Key, load, save
 from incdet.assign import BACKGROUND, BETWEEN, Assignment
 from incdet.batches import plain_images
 from incdet.config import Config
+from incdet.data.augment import Changes, changed_boxes
 from incdet.data.cache import MIB
-from incdet.data.dataset import DetectionDataset, collate
+from incdet.data.dataset import DetectionDataset, make_loader
 from incdet.data.dataset import Key as Draw
 from incdet.data.records import Record
 from incdet.distill import Responses
-from incdet.engine import Batch, Engine
+from incdet.engine import Engine
 from incdet.guidance import Guidance, Truth
 from incdet.methods import Method
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
@@ -250,11 +250,11 @@ def fill(
     total, done, held = len(dataset) * len(flips), 0, 0
     parts: list[tuple[Tensor, ...]] = []
     batches = _equal_canvases(dataset, student.recipe.size_divisible, max(1, batch_size // len(flips)))
-    for images, targets in _images(dataset, batches, workers):
+    for images, targets in make_loader(dataset, batches, workers):
         index = torch.tensor([target["index"] for target in targets])
         pictures = [image.flip(-1) if flipped else image for flipped in flips for image in images]
         truths = [
-            _flipped(target, image.shape[-1]) if flipped else target
+            _drawn(dataset, target, image.shape[-1], flipped)
             for flipped in flips
             for image, target in zip(images, targets, strict=True)
         ]
@@ -297,9 +297,10 @@ def _ask(lesson: Asked, prepared: Prepared, columns: int) -> tuple[Tensor, ...]:
     return tuple(part.cpu() for part in parts)
 
 
-def _flipped(target: Mapping[str, Any], width: int) -> dict[str, Any]:
-    left, top, right, bottom = target["boxes"].unbind(-1)
-    return {**target, "boxes": torch.stack([width - right, top, width - left, bottom], dim=-1), "flipped": True}
+def _drawn(dataset: DetectionDataset, target: Mapping[str, Any], width: int, flipped: bool) -> dict[str, Any]:
+    """The target of an image ``width`` pixels wide as the training's pipeline gives it with or without a flip."""
+    boxes, rows = changed_boxes(target["boxes"].numpy(), width, Changes(flipped=flipped))
+    return dataset.target(target["index"], boxes, rows, flipped)
 
 
 def _counts(image: Tensor, images: int) -> Tensor:
@@ -315,14 +316,6 @@ def _equal_canvases(dataset: DetectionDataset, divisible: int, size: int) -> lis
     batches = [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
     random.Random(0).shuffle(batches)
     return batches
-
-
-def _images(dataset: DetectionDataset, batches: list[list[Draw]], workers: int) -> Iterable[Batch]:
-    """The images and targets of every batch."""
-    # With a generator of its own the loader leaves the training's random numbers alone.
-    return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=torch.Generator()
-    )
 
 
 def _ends(counts: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class World:
     def __init__(self, folder: Path, sizes: Sequence[tuple[int, int]] = ((48, 48),) * 6, **changes: Any) -> None:
         before = network(NAMES, **changes)
         with torch.no_grad():  # it finds something, as a trained one does
-            before.class_head.predictors[0].weight.mul_(60)
+            before.class_head.predictors[0].get_parameter("weight").mul_(60)
         self.teacher = Teacher(before)
         self.student = network(NAMES, seed=1, **changes)
         self.student.freeze_norm()
@@ -289,6 +289,11 @@ def test_filling_leaves_random_numbers_modes_and_weights_alone(world: World) -> 
     assert torch.equal(torch.get_rng_state(), before)
     assert world.student.training and not world.teacher.model.training
     assert all(torch.equal(value, state[name]) for name, value in world.student.state_dict().items())
+
+
+def test_other_processes_may_read_the_pictures(world: World) -> None:
+    for one, other in zip(world.fill(), world.fill(workers=1), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_pictures_of_one_canvas_are_asked_about_together(tmp_path: Path) -> None:
