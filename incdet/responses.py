@@ -1,13 +1,15 @@
 """Cached responses: what the teacher says about every image of a phase, asked once instead of at every draw.
 
 With one image size and no augmentation but the flip, a draw of an image is one of two pictures, and the teacher, which
-never changes, has one answer to each. An entry is computed on the picture in its own canvas (its size rounded up to the
-padding's multiple). In a batch of that canvas it equals the teacher's answer there, to what the blocking of
-convolutions by batch size leaves (1e-5 of logits of about 5 on a CPU). In a batch that a larger image has padded
-further, rows are moved to the same level, row, column and anchor shape; they then lack what the teacher would have made
-of the padding beyond the canvas: the reach of its border, and the last levels' strides, which torchvision rounds.
+never changes, has one answer to each; the annotations beside it never change either, so that it is kept as decided.
+An entry is computed on the picture in its own canvas (its size rounded up to the padding's multiple). In a batch of
+that canvas it equals the teacher's online: bit for bit if it was filled in batches of that size, else to what the
+blocking of convolutions by batch size leaves (1e-5 of logits of about 5 on a CPU). In a batch that a larger image has
+padded further, all anchors are moved to the same level, row, column and shape. What is lost is what the teacher would
+have made of the padding beyond the canvas: near its right and lower border, and on levels whose stride torchvision
+rounds to the canvas.
 
-Shape letters: I images, E entries (an image, flipped or not), N rows, O teacher columns, L levels, D detections.
+Shape letters: B images of a batch, L levels, N rows of responses, E entries (an image, flipped or not).
 """
 
 from __future__ import annotations
@@ -44,8 +46,6 @@ EARLY = 0.1
 """Share of the entries after which the size of all of them is foreseen."""
 MARGIN = 1.2
 """How much more than the budget a foreseen size must be for filling to stop early."""
-
-
 WORTH = 1.25
 """Draws for each entry from which on filling pays: it costs a forward an entry, and reading what it found."""
 
@@ -169,9 +169,11 @@ class CachedResponder:
     def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
         """What the teacher says about a batch whose targets tell ``index`` and ``flipped``."""
         archive, device = self._archive, dense.logits.device
-        images, anchors, columns = dense.logits.shape
+        images, anchors = dense.logits.shape[:2]
         drawn = [(int(target["index"]), int(target["flipped"])) for target in truth.targets]
         entries = archive.entry[tuple(zip(*drawn, strict=True))]
+        if min(entries.tolist()) < 0:
+            raise KeyError(f"of the draws {drawn} (index, flipped) one was not foreseen")
         stretches = [
             _stretches(ends, entries)
             for ends in (archive.row_ends, archive.positive_ends, archive.between_ends, archive.void_ends)
@@ -333,8 +335,8 @@ def _stretches(ends: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Host tensors of one type on ``device``, in one copy from pinned memory: any other would make the host wait."""
-    if device.type == "cpu":
-        return list(parts)
-    joined = torch.cat([part.flatten() for part in parts]).pin_memory().to(device, non_blocking=True)
+    joined = torch.cat([part.flatten() for part in parts])
+    if device.type != "cpu":
+        joined = joined.pin_memory().to(device, non_blocking=True)
     pieces = torch.split(joined, [part.numel() for part in parts])
     return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]

@@ -269,6 +269,12 @@ def test_nothing_that_the_cache_says_has_to_be_waited_for(world: World, monkeypa
     assert waits(step) == []
 
 
+def test_a_draw_that_was_not_foreseen_is_no_other_picture(world: World) -> None:
+    prepared = world.batch((0, False), (1, True))
+    with pytest.raises(KeyError, match="not foreseen"):
+        world.cached(flips=(False,))(prepared, world.student.dense(prepared))
+
+
 # --- filling
 
 
