@@ -88,20 +88,21 @@ class BoxPipeline:
         flipped = bool(rng.random() < self.flip)
         return Changes(flipped, draw_jitter(rng) if self.photometric else STILL)
 
-    def __call__(self, planes: Planes, boxes: Boxes, seed: int) -> Augmented:
+    def __call__(self, planes: Planes, boxes: Boxes, seed: int, out: Planes | None = None) -> Augmented:
         """Transform one image.
 
         Args:
-            planes: (3, H, W) uint8 RGB; not written to, but returned as it is where nothing changes.
+            planes: (3, H, W) uint8 RGB; not written to.
             boxes: (M, 4) float32 xyxy pixels inside the image.
             seed: Decides every random choice.
+            out: Memory of the same shape for the new image, unless the pipeline moves the frame.
         """
         rows = np.arange(len(boxes))
         if self.moves_frame:
             planes, boxes, rows = self._move_frame(planes, boxes, seed)
         changes = self.changes(seed)
         boxes, kept = changed_boxes(boxes, planes.shape[2], changes)
-        return Augmented(apply_changes(planes, changes), boxes, rows[kept], changes.flipped)
+        return Augmented(apply_changes(planes, changes, out), boxes, rows[kept], changes.flipped)
 
     @cached_property
     def _compose(self) -> Any:
@@ -126,12 +127,15 @@ class BoxPipeline:
         return to_planes(done["image"]), moved, np.array(done["rows"], dtype=np.int64).reshape(-1)
 
 
-def apply_changes(planes: Planes, changes: Changes) -> Planes:
-    """The (3, H, W) image after ``changes``; never written to, and returned itself where nothing changes."""
+def apply_changes(planes: Planes, changes: Changes, out: Planes | None = None) -> Planes:
+    """The (3, H, W) image after ``changes``, in ``out`` or in memory of its own; ``planes`` is not written to."""
+    done: Planes = np.empty_like(planes) if out is None else out
     if changes.flipped:
-        mirrored = cv2.flip(planes.reshape(-1, planes.shape[2]), 1)
-        planes = np.asarray(mirrored, dtype=np.uint8).reshape(planes.shape)
-    return apply_jitter(planes, changes.jitter)
+        cv2.flip(planes.reshape(-1, planes.shape[2]), 1, dst=done.reshape(-1, planes.shape[2]))
+    else:
+        done[:] = planes
+    apply_jitter(done, changes.jitter)
+    return done
 
 
 def changed_boxes(boxes: Boxes, width: int, changes: Changes) -> tuple[Boxes, NDArray[np.int64]]:

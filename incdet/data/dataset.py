@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from incdet.data.augment import Augmented, BoxPipeline, Changes, changed_boxes
+from incdet.data.augment import BoxPipeline, Changes, apply_changes, changed_boxes
+from incdet.data.buffers import BufferPool
 from incdet.data.cache import ImageCache, Place
 from incdet.data.geometry import Geometry, Image, Planes, resize, resize_boxes, to_planes
 from incdet.data.packing import Batch, PackedLoader, Target, pack
@@ -86,6 +87,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.places = _places(self.records, geometry)
         self.cache = cache
         self.cached = cache.reserve(self.places) if cache is not None else 0
+        self._buffers = BufferPool()
+        self._boxes = [resize_boxes(record.boxes, (record.height, record.width), (place.height, place.width))
+                       for record, place in zip(self.records, self.places, strict=True)]
         self._labels = [np.array(vocab.columns(record.names), dtype=np.int64) for record in self.records]
         self._coverage = [np.array([name in record.coverage for name in vocab.names]) for record in self.records]
 
@@ -100,13 +104,31 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             target: boxes (M, 4) float32 xyxy pixels of the image, labels (M,) int64 columns, ignore (M,) bool,
                 coverage (K,) bool, image_id int, index int (row of the data set), flipped bool.
         """
-        draw, index = key if isinstance(key, tuple) else (0, key)
-        planes, boxes = self.planes(index), self.boxes(index)
-        augmented = Augmented(planes, boxes, np.arange(len(boxes)), False)
-        if self.pipeline is not None:
-            augmented = self.pipeline(planes, boxes, draw_seed(self.seed, draw, index))
-        image = augmented.planes if augmented.planes.flags.writeable else augmented.planes.copy()
-        return torch.from_numpy(image), self.target(index, augmented.boxes, augmented.rows, augmented.flipped)
+        return self._load(key if isinstance(key, tuple) else (0, key))
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> list[tuple[Tensor, Target]]:
+        """The same for a batch, with the images behind one another in memory where their sizes are known before."""
+        pairs = [key if isinstance(key, tuple) else (0, key) for key in keys]
+        if self.pipeline is not None and self.pipeline.moves_frame:
+            return [self._load(key) for key in pairs]
+        places = [self.places[index] for _, index in pairs]
+        sizes = [place.nbytes for place in places]
+        parts = torch.split(torch.from_numpy(self._buffers.take(sum(sizes))), sizes)
+        return [
+            self._load(key, part.view(3, place.height, place.width))
+            for key, place, part in zip(pairs, places, parts, strict=True)
+        ]
+
+    def _load(self, key: Key, out: Tensor | None = None) -> tuple[Tensor, Target]:
+        """The sample of ``key``, its image in ``out`` where that is given."""
+        draw, index = key
+        planes, boxes, memory = self.planes(index), self._boxes[index], None if out is None else out.numpy()
+        if self.pipeline is None:
+            image, rows, flipped = apply_changes(planes, Changes(), memory), np.arange(len(boxes)), False
+        else:
+            image, boxes, rows, flipped = self.pipeline(planes, boxes, draw_seed(self.seed, draw, index), memory)
+        target = self.target(index, boxes, rows, flipped)
+        return (torch.from_numpy(image) if out is None else out), target
 
     def draw(self, key: Key) -> tuple[Changes, Target]:
         """What ``self[key]`` does to the pixels, and its target, without the pixels.
@@ -117,12 +139,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         draw, index = key
         changes = Changes()
         if self.pipeline is None:
-            boxes = self.boxes(index)
+            boxes = self._boxes[index]
             return changes, self.target(index, boxes, np.arange(len(boxes)), False)
         if self.pipeline.moves_frame:
             raise ValueError("a crop or zoom cannot be drawn without the pixels")
         changes = self.pipeline.changes(draw_seed(self.seed, draw, index))
-        boxes, rows = changed_boxes(self.boxes(index), self.places[index].width, changes)
+        boxes, rows = changed_boxes(self._boxes[index], self.places[index].width, changes)
         return changes, self.target(index, boxes, rows, changes.flipped)
 
     def planes(self, index: int) -> Planes:
@@ -131,11 +153,6 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if self.cache is None:
             return read_planes(record, place)
         return self.cache.get(place, lambda: read_planes(record, place))
-
-    def boxes(self, index: int) -> Boxes:
-        """(M, 4) float32 xyxy in pixels of ``planes``."""
-        record, place = self.records[index], self.places[index]
-        return resize_boxes(record.boxes, (record.height, record.width), (place.height, place.width))
 
     def target(self, index: int, boxes: Boxes, rows: NDArray[np.int64], flipped: bool) -> Target:
         """What ``__getitem__`` says beside the pixels, with the (M', 4) ``boxes`` that ``rows`` of the record became.
@@ -240,7 +257,7 @@ class DrawSampler:
 def collate(batch: Sequence[tuple[Tensor, Target]]) -> Batch:
     """Images of different sizes stay a list, as torchvision's detectors take them."""
     images, targets = zip(*batch, strict=True)
-    return [image.float().div_(255) for image in images], list(targets)
+    return list(images), list(targets)
 
 
 def make_loader(dataset: DetectionDataset, batches: Iterable[list[Key]], workers: int = 0) -> Iterable[Batch]:

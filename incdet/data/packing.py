@@ -39,9 +39,7 @@ def pack(samples: Sequence[tuple[Tensor, Target]]) -> PackedBatch:
         {key: value.numpy() if isinstance(value, Tensor) else value for key, value in target.items()}
         for _, target in samples
     ]
-    return PackedBatch(
-        torch.cat([image.view(-1) for image in images]), [tuple(image.shape) for image in images], targets
-    )
+    return PackedBatch(_behind_one_another(images), [tuple(image.shape) for image in images], targets)
 
 
 def unpack(batch: PackedBatch) -> Batch:
@@ -51,7 +49,16 @@ def unpack(batch: PackedBatch) -> Batch:
         {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in target.items()}
         for target in batch.targets
     ]
-    return [part.view(shape).float().div_(255) for part, shape in zip(parts, batch.shapes, strict=True)], targets
+    return [part.view(shape) for part, shape in zip(parts, batch.shapes, strict=True)], targets
+
+
+def _behind_one_another(images: Sequence[Tensor]) -> Tensor:
+    """All elements in one tensor; those that lie so already are not copied."""
+    ends = [image.data_ptr() + image.numel() for image in images]
+    one_storage = len({image.untyped_storage().data_ptr() for image in images}) == 1
+    if one_storage and [image.data_ptr() for image in images[1:]] == ends[:-1]:
+        return torch.as_strided(images[0], (ends[-1] - images[0].data_ptr(),), (1,))
+    return torch.cat([image.view(-1) for image in images])
 
 
 class PackedLoader:

@@ -44,32 +44,28 @@ STILL = Jitter()
 def draw_jitter(rng: np.random.Generator) -> Jitter:
     """Brightness, contrast and gamma, fused into one table, and a saturation."""
     # The same number of draws whatever happens, so that one choice does not move the next.
-    chance, values = rng.random(3), rng.uniform(-1, 1, 4)
+    tone, curve, colour, contrast, brightness, gamma, saturation = rng.random(7).tolist()
     levels = _LEVELS
-    if chance[0] < 0.5:
-        levels = np.clip(levels * (1 + CONTRAST * values[0]) + BRIGHTNESS * values[1], 0, 1)
-    if chance[1] < 0.25:
-        levels = levels ** _within(GAMMA, values[2])
-    saturation = _within(SATURATION, values[3]) if chance[2] < 0.25 else 1.0
-    if levels is _LEVELS:
-        return Jitter(None, saturation)
-    return Jitter(np.round(levels * 255).astype(np.uint8), saturation)
+    if tone < 0.5:
+        scale, shift = _within((1 - CONTRAST, 1 + CONTRAST), contrast), _within((-BRIGHTNESS, BRIGHTNESS), brightness)
+        levels = (levels * scale + shift).clip(0, 1)
+    if curve < 0.25:
+        levels = levels ** _within(GAMMA, gamma)
+    table = None if levels is _LEVELS else (levels * 255 + 0.5).astype(np.uint8)
+    return Jitter(table, _within(SATURATION, saturation) if colour < 0.25 else 1.0)
 
 
-def apply_jitter(planes: Planes, jitter: Jitter) -> Planes:
-    """The (3, H, W) image after ``jitter``; ``planes`` itself where that changes nothing, and never written to."""
+def apply_jitter(planes: Planes, jitter: Jitter) -> None:
+    """Changes the contiguous (3, H, W) image in place."""
+    rows = planes.reshape(-1, planes.shape[2])
     if jitter.table is not None:
-        rows = cv2.LUT(planes.reshape(-1, planes.shape[-1]), jitter.table)
-        planes = np.asarray(rows, dtype=np.uint8).reshape(planes.shape)
-    if jitter.saturation == 1.0:
-        return planes
-    grey, blend = cv2.cvtColor(to_image(planes), cv2.COLOR_RGB2GRAY), np.empty_like(planes)
-    for plane, place in zip(planes, blend, strict=True):
-        cv2.addWeighted(plane, jitter.saturation, grey, 1 - jitter.saturation, 0, dst=place)
-    return blend
+        cv2.LUT(rows, jitter.table, dst=rows)
+    if jitter.saturation != 1.0:
+        grey = cv2.cvtColor(to_image(planes), cv2.COLOR_RGB2GRAY)
+        for plane in planes:
+            cv2.addWeighted(plane, jitter.saturation, grey, 1 - jitter.saturation, 0, dst=plane)
 
 
 def _within(bounds: tuple[float, float], value: float) -> float:
-    """``value`` in [-1, 1] spread over ``bounds``."""
-    return float((bounds[0] + bounds[1]) / 2 + value * (bounds[1] - bounds[0]) / 2)
-
+    """``value`` in [0, 1) spread over ``bounds``."""
+    return bounds[0] + value * (bounds[1] - bounds[0])

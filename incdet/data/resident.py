@@ -36,8 +36,14 @@ class ResidentImages:
         InputError: A picture cannot be read.
     """
 
-    def __init__(self, dataset: DetectionDataset, device: torch.device, *, workers: int = 0,
-                 progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        device: torch.device,
+        *,
+        workers: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         self.device = device
         first: dict[Place, int] = {}
         for index, place in enumerate(dataset.places):
@@ -47,8 +53,14 @@ class ResidentImages:
         self._pixels = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
         # By row of the data set: where its picture starts, its height and its width.
         self._layout = [(starts[place], place.height, place.width) for place in dataset.places]
-        reader = DataLoader(_Pictures(dataset, list(first.values())), batch_size=None, num_workers=workers,
-                            worker_init_fn=start_worker)
+        # A generator of its own: the training's random numbers are not the loader's.
+        reader = DataLoader(
+            _Pictures(dataset, list(first.values())),
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),
+        )
         for done, (place, planes) in enumerate(zip(first, reader, strict=True), start=1):
             self._pixels[starts[place] : starts[place] + place.nbytes] = planes.reshape(-1)
             if progress is not None:
@@ -102,12 +114,13 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.sampler:
-            yield self.batch(keys)
+            yield resident_batch(self.dataset, self.images, keys)
 
-    def batch(self, keys: Sequence[Key]) -> Batch:
-        """The images and targets of the (draw, index) ``keys``."""
-        changes, targets = zip(*(self.dataset.draw(key) for key in keys), strict=True)
-        return self.images.gather([index for _, index in keys], changes), list(targets)
+
+def resident_batch(dataset: DetectionDataset, images: ResidentImages, keys: Sequence[Key]) -> Batch:
+    """The images and targets of the (draw, index) ``keys``."""
+    changes, targets = zip(*(dataset.draw(key) for key in keys), strict=True)
+    return images.gather([index for _, index in keys], changes), list(targets)
 
 
 def needed_bytes(dataset: DetectionDataset) -> int:

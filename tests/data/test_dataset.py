@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from incdet.data.augment import build_pipeline
 from incdet.data.coco import read_coco
-from incdet.data.dataset import DetectionDataset, DrawSampler, eval_loader, make_loader, read_image
+from incdet.data.dataset import DetectionDataset, DrawSampler, collate, eval_loader, make_loader, read_image
+from incdet.data.packing import pack
 from incdet.data.records import Record
 from incdet.data.shapes import CLASSES, write_shapes
 from incdet.errors import InputError
@@ -132,6 +133,19 @@ def test_every_draw_is_augmented_anew(records: list[Record]) -> None:
     assert torch.equal(data[3, 0][0], data[3, 0][0])
 
 
+@pytest.mark.parametrize("crop", [False, True])
+def test_a_batch_at_once_is_its_images_one_by_one(records: list[Record], crop: bool) -> None:
+    data = dataset(records)
+    data.pipeline = build_pipeline(crop=crop, photometric=True)
+    keys = [(7, 3), (8, 3), (9, 0)]
+    alone, together = [data[key] for key in keys], data.__getitems__(keys)
+    assert same([collate(alone)], [collate(together)])
+    steps = {int(two.data_ptr() - one.data_ptr()) for (one, _), (two, _) in itertools.pairwise(together)}
+    assert crop or steps == {3 * 48 * 48}
+    if not crop:
+        assert pack(together).pixels.data_ptr() == together[0][0].data_ptr(), "a parcel is made without a copy"
+
+
 def test_a_target_may_be_written_to_without_touching_the_record(records: list[Record]) -> None:
     data = DetectionDataset(records, Vocabulary((CLASSES,)))
     image, target = data[0]
@@ -146,8 +160,8 @@ def test_evaluation_sees_every_image_once_in_order(records: list[Record]) -> Non
         found = list(eval_loader(records, 4, workers))
         assert [len(images) for images, _ in found] == [4, 4, 2]
         assert [t["image_id"] for _, targets in found for t in targets] == [r.image_id for r in records]
-        assert np.array_equal((found[0][0][1].numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0),
-                              read_image(records[1]))
+        assert found[0][0][1].dtype == torch.uint8
+        assert np.array_equal(found[0][0][1].numpy().transpose(1, 2, 0), read_image(records[1]))
 
 
 @pytest.mark.parametrize(("make", "words"), [

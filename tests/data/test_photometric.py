@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from incdet.data.photometric import GREY, STILL, Jitter, apply_jitter, draw_jitter
 
@@ -11,27 +12,31 @@ PLANES = np.random.default_rng(0).integers(0, 256, (3, 16, 24), dtype=np.uint8)
 DRAWS = [draw_jitter(np.random.default_rng(seed)) for seed in range(2000)]
 
 
-def test_nothing_to_do_costs_nothing() -> None:
-    assert apply_jitter(PLANES, STILL) is PLANES
+def jittered(jitter: Jitter, planes: NDArray[np.uint8] = PLANES) -> NDArray[np.uint8]:
+    done: NDArray[np.uint8] = planes.copy()
+    apply_jitter(done, jitter)
+    return done
+
+
+def test_standing_still_changes_nothing() -> None:
+    assert np.array_equal(jittered(STILL), PLANES)
 
 
 def test_the_table_gives_every_level_its_new_value() -> None:
     table = np.arange(255, -1, -1, dtype=np.uint8)
-    assert np.array_equal(apply_jitter(PLANES, Jitter(table)), 255 - PLANES)
+    assert np.array_equal(jittered(Jitter(table)), 255 - PLANES)
 
 
 @pytest.mark.parametrize("saturation", [0.6, 0.93, 1.4])
 def test_saturation_blends_with_grey(saturation: float) -> None:
-    before = PLANES.copy()
     grey = np.tensordot(GREY, PLANES, axes=1)
     expected = np.clip(saturation * PLANES + (1 - saturation) * grey, 0, 255)
-    assert np.abs(apply_jitter(PLANES, Jitter(None, saturation)) - expected).max() < 1
-    assert np.array_equal(PLANES, before)
+    assert np.abs(jittered(Jitter(None, saturation)) - expected).max() < 1
 
 
 def test_grey_stays_grey() -> None:
     grey = np.stack([PLANES[0]] * 3)
-    assert np.array_equal(apply_jitter(grey, Jitter(None, 1.3)), grey)
+    assert np.array_equal(jittered(Jitter(None, 1.3), grey), grey)
 
 
 def test_tables_rise_and_stay_within_their_ranges() -> None:

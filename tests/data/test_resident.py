@@ -89,7 +89,9 @@ def test_each_picture_is_kept_once_and_the_need_is_known_before(records: list[Re
 def test_filling_reports_and_leaves_the_cache_full(records: list[Record], workers: int) -> None:
     told: list[tuple[int, int]] = []
     data = dataset(records, build_pipeline(), cache=ImageCache(2**20))
+    random = torch.get_rng_state()
     images = ResidentImages(data, CPU, workers=workers, progress=lambda *values: told.append(values))
+    assert torch.equal(torch.get_rng_state(), random), "the training draws other numbers with a cache than without"
     assert told == [(number, 9) for number in range(1, 10)]
     for record in records:
         record.image.unlink(missing_ok=True)
