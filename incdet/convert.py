@@ -19,6 +19,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from incdet.backbones import BATCH_NORMS, build_backbone, freeze_modules
 from incdet.errors import Finding, InputError
+from incdet.fold import unfold_norms
 from incdet.heads import norm_layer
 from incdet.model import IncrementalRetinaNet
 from incdet.recipe import BACKBONES, DETECTORS, EXTERNAL, Recipe
@@ -91,6 +92,7 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
         score_thresh=recipe.score_thresh, nms_thresh=recipe.nms_thresh, detections_per_img=recipe.detections_per_img,
         topk_candidates=recipe.topk_candidates, fg_iou_thresh=recipe.fg_iou, bg_iou_thresh=recipe.bg_iou,
     )  # fmt: skip
+    unfold_norms(plain)
     if recipe.frozen_norm:
         freeze_modules(plain)
     result: nn.Module = plain.train(model.training)

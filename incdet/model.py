@@ -17,6 +17,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from incdet.assign import assign
 from incdet.backbones import BATCH_NORMS, body_stages, build_backbone, freeze_first_stages, trainable_stages
 from incdet.errors import Finding, InputError
+from incdet.fold import fold_norms
 from incdet.heads import ClassHead, build_box_head, build_tower, norm_layer
 from incdet.losses import box_loss, focal_loss
 from incdet.postprocess import select_detections
@@ -109,6 +110,8 @@ class IncrementalRetinaNet(nn.Module):
         self.recipe = dataclasses.replace(recipe, trainable_layers=trainable_stages(self.backbone))
         if recipe.frozen_norm:
             self.freeze_norm()
+        elif recipe.norm_module == "frozen":
+            fold_norms(self)
 
     @property
     def device(self) -> torch.device:
@@ -271,6 +274,7 @@ class IncrementalRetinaNet(nn.Module):
         for module in self.modules():
             if isinstance(module, BATCH_NORMS):
                 module.eval().requires_grad_(False)
+        fold_norms(self)
 
     def freeze_stages(self, number: int) -> None:
         """Stops the first ``number`` stages of the body from learning; the stem is the first.
