@@ -8,24 +8,21 @@ Shapes: N detections, M boxes, I images.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from incdet.cocoeval import coco_scores
+from incdet.matching import match_classes
 from incdet.metrics import ClassScore, Interval, Matches, average_precision, bootstrap_change, precision_recall
 
 if TYPE_CHECKING:
     from incdet.data.records import Record
 
 __all__ = ["ClassScore", "Detections", "changes", "coco_scores", "detect", "match", "score"]
-
-MAX_DETECTIONS = 100
-"""COCO's limit per image and class."""
 
 
 class Detections(NamedTuple):
@@ -184,11 +181,11 @@ def score(
     """
     found = _aligned(records, detections, names)
     scores: dict[str, ClassScore | None] = {}
-    for column, (name, coco) in enumerate(zip(names, coco_scores(records, found, names), strict=True)):
+    every = match_classes(records, found, names)
+    for name, coco, matches in zip(names, coco_scores(records, found, names), every, strict=True):
         if coco is None:
             scores[name] = None
             continue
-        matches = _match(records, found, name, column)
         scores[name] = ClassScore(
             *coco,
             average_precision(matches, "voc07"),
@@ -206,6 +203,7 @@ def _aligned(records: Sequence[Record], detections: Mapping[int, Detections], na
     if stray := set(detections) - set(known):
         raise ValueError(f"detections of images that are not among the records, e.g. image_id {min(stray)}")
     aligned = []
+    masks: dict[frozenset[str], NDArray[np.bool_]] = {}
     for record in records:
         item = detections.get(record.image_id, Detections.empty())
         boxes = np.asarray(item.boxes, np.float32).reshape(-1, 4)
@@ -216,8 +214,9 @@ def _aligned(records: Sequence[Record], detections: Mapping[int, Detections], na
             raise ValueError(f"image_id {record.image_id}: label outside 0..{len(names) - 1}")
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"image_id {record.image_id}: a detection is not finite")
-        covered = np.array([name in record.coverage for name in names], dtype=bool)
-        keep = covered[labels] if labels.size else np.zeros(0, dtype=bool)
+        if record.coverage not in masks:
+            masks[record.coverage] = np.array([name in record.coverage for name in names], dtype=bool)
+        keep = masks[record.coverage][labels] if labels.size else np.zeros(0, dtype=bool)
         aligned.append(Detections(boxes[keep], scores[keep], labels[keep]))
     return aligned
 
@@ -232,37 +231,14 @@ def match(
 ) -> Matches:
     """The detections of class ``name`` matched to the truth by the rule of the VOC devkit; input of ``metrics``.
 
-    From the highest score down, a detection goes to the object of its class that it overlaps most: right if that object
-    is still free and the overlap is at least ``iou``, wrong if it is taken or no overlap suffices, and left out if the
-    object is ignored (difficult). Overlaps are of continuous boxes; the devkit's ``+ 1`` belongs to inclusive pixel
-    corners, which the VOC reader has already turned into continuous ones.
+    See `match_classes`, which does all classes at once. Overlaps are of continuous boxes; the devkit's ``+ 1`` belongs
+    to inclusive pixel corners, which the VOC reader has already turned into continuous ones.
     """
-    return _match(records, _aligned(records, detections, names), name, list(names).index(name), iou)
-
-
-def _match(records: Sequence[Record], found: Sequence[Detections], name: str, column: int, iou: float = 0.5) -> Matches:
-    scores, hits, counts, image = [], [], [], []
-    positives = np.zeros(len(records), np.int64)
-    for place, (record, item) in enumerate(zip(records, found, strict=True)):
-        chosen = np.flatnonzero(item.labels == column)
-        if not len(chosen) and name not in record.names:
-            continue
-        mine = np.array([other == name for other in record.names], dtype=bool)
-        ignored = np.asarray(record.ignore, dtype=bool)[mine]
-        positives[place] = (~ignored).sum()
-        chosen = chosen[np.argsort(-item.scores[chosen], kind="stable")]
-        right, valid = _greedy(item.boxes[chosen], np.asarray(record.boxes)[mine], ignored, iou)
-        scores.append(item.scores[chosen].astype(np.float64))
-        hits.append(right)
-        counts.append(valid)
-        image.append(np.full(len(chosen), place, np.int64))
-    if not scores:
-        return Matches(np.zeros(0), np.zeros(0, bool), np.zeros(0, np.int64), positives)
-    valid = np.concatenate(counts)
-    confidence = np.concatenate(scores)[valid]
-    order = np.argsort(-confidence, kind="stable")
-    kept_hits, kept_image = np.concatenate(hits)[valid], np.concatenate(image)[valid]
-    return Matches(confidence[order], kept_hits[order], kept_image[order], positives)
+    column, found = list(names).index(name), []
+    for item in _aligned(records, detections, names):
+        mine = item.labels == column
+        found.append(Detections(item.boxes[mine], item.scores[mine], np.zeros(int(mine.sum()), np.int64)))
+    return match_classes(records, found, [name], iou)[0]
 
 
 def changes(
@@ -288,150 +264,8 @@ def changes(
     for image_id, item in after.items():
         known = item.labels < len(names)
         later[image_id] = Detections(item.boxes[known], item.scores[known], item.labels[known])
-    first, second = _aligned(records, before, names), _aligned(records, later, names)
+    first, second = (match_classes(records, _aligned(records, side, names), names) for side in (before, later))
     return {
-        name: bootstrap_change(
-            _match(records, first, name, column), _match(records, second, name, column), draws=draws, seed=seed
-        )
-        for column, name in enumerate(names)
+        name: bootstrap_change(old, new, draws=draws, seed=seed)
+        for name, old, new in zip(names, first, second, strict=True)
     }
-
-
-def _greedy(
-    boxes: NDArray[np.float32], truth: NDArray[np.float32], ignored: NDArray[np.bool_], iou: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(right, counted) for boxes sorted by score, against the objects of one class in one image."""
-    right, counted = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
-    if not len(truth) or not len(boxes):
-        return right, counted
-    overlap = _overlap(boxes, truth)
-    best = overlap.argmax(axis=1)
-    taken = np.zeros(len(truth), bool)
-    for place, target in enumerate(best):
-        if overlap[place, target] < iou:
-            continue
-        if ignored[target]:
-            counted[place] = False
-        elif not taken[target]:
-            right[place] = taken[target] = True
-    return right, counted
-
-
-def _overlap(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """IoU of (N, 4) and (M, 4) xyxy boxes, (N, M) float64; 0 where both are degenerate."""
-    a, b = first.astype(np.float64)[:, None], second.astype(np.float64)[None]
-    sides = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(min=0)
-    common = sides.prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - common
-    iou: NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    return iou
-
-
-def coco_scores(
-    records: Sequence[Record], found: Sequence[Detections], names: Sequence[str], backend: str | None = None
-) -> list[tuple[float, float] | None]:
-    """(AP, AP50) of every class by COCOeval; None where a class has no ground truth.
-
-    Args:
-        records: The test set.
-        found: The detections of every record, in their order.
-        names: The classes, in label order.
-        backend: ``hotcoco`` or ``pycocotools``; if None the former where it is installed, for it is equal and faster.
-    """
-    if not records or not names:
-        return [None] * len(names)
-    truth, guesses = _coco_json(records, found, names)
-    module = _backend(backend)
-    with _silence():
-        sides = []
-        for value in (truth, guesses):
-            # pycocotools' loadRes fails on an empty list, so detections enter as a data set of their own.
-            side = module.COCO()
-            side.dataset = value
-            side.createIndex()
-            sides.append(side)
-        evaluation = module.COCOeval(*sides, "bbox")
-        evaluation.params.imgIds = [record.image_id for record in records]
-        evaluation.params.catIds = list(range(1, len(names) + 1))
-        evaluation.params.areaRng = [[0.0, 1e10]]
-        evaluation.params.areaRngLbl = ["all"]
-        evaluation.params.maxDets = [MAX_DETECTIONS]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"], np.float64)[:, :, :, 0, 0]
-    scores: list[tuple[float, float] | None] = []
-    for column in range(len(names)):
-        # Selected as summarize() does: the sum over the flat copy is pycocotools' to the last bit, a strided one's not.
-        curve, first = precision[:, :, column], precision[0, :, column]
-        valid, valid_first = curve[curve > -1], first[first > -1]
-        scores.append((float(np.mean(valid)), float(np.mean(valid_first))) if valid.size else None)
-    return scores
-
-
-def _coco_json(
-    records: Sequence[Record], found: Sequence[Detections], names: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Truth and detections as COCO data sets; ids start at 1, for pycocotools takes a match with id 0 as no match."""
-    column = {name: number for number, name in enumerate(names, start=1)}
-    truth: list[dict[str, Any]] = []
-    guesses: list[dict[str, Any]] = []
-    for record, item in zip(records, found, strict=True):
-        for box, name, ignore in zip(record.boxes, record.names, record.ignore, strict=True):
-            if name in column:
-                entry = _annotation(len(truth) + 1, record.image_id, column[name], box)
-                truth.append({**entry, "iscrowd": int(ignore)})
-        for box, value, label in zip(item.boxes, item.scores, item.labels, strict=True):
-            entry = _annotation(len(guesses) + 1, record.image_id, int(label) + 1, box)
-            guesses.append({**entry, "iscrowd": 0, "score": float(value)})
-    head = {
-        "images": [{"id": r.image_id, "width": r.width, "height": r.height, "file_name": ""} for r in records],
-        "categories": [{"id": number, "name": name} for name, number in column.items()],
-    }
-    return {**head, "annotations": truth}, {**head, "annotations": guesses}
-
-
-def _annotation(number: int, image_id: int, category: int, box: NDArray[np.float32]) -> dict[str, Any]:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    width, height = x2 - x1, y2 - y1
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category,
-        "bbox": [x1, y1, width, height],
-        "area": width * height,
-    }
-
-
-def _backend(name: str | None) -> Any:
-    """The module with ``COCO`` and ``COCOeval``."""
-    if name in (None, "hotcoco"):
-        try:
-            import hotcoco
-
-            return hotcoco
-        except ImportError:
-            if name is not None:
-                raise
-    elif name != "pycocotools":
-        raise ValueError(f"backend must be 'hotcoco' or 'pycocotools', not {name!r}")
-    import pycocotools.coco
-    import pycocotools.cocoeval
-
-    class Pycocotools:
-        COCO = pycocotools.coco.COCO
-        COCOeval = pycocotools.cocoeval.COCOeval
-
-    return Pycocotools
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps pycocotools' printing away from the progress bar, and, from any thread, that of nobody else."""
-    modules = [sys.modules[name] for name in ("pycocotools.coco", "pycocotools.cocoeval") if name in sys.modules]
-    for module in modules:
-        vars(module)["print"] = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        for module in modules:
-            vars(module).pop("print", None)

@@ -12,11 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "incdet"
 
 # Imports point downwards, or sideways within a group; `network` and `data` are strangers.
 WORDS = {"background", "errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe", "sizes"}
-NETWORK = {"backbones", "heads", "model", "convert", "checkpoint", "weights", "postprocess"}
+NETWORK = {
+    "backbones", "heads", "model", "convert", "checkpoint", "weights", "postprocess", "transform", "targets", "fold",
+    "graphs",
+}  # fmt: skip
 LEARNING = {
     "config", "schema", "engine", "iteration", "methods", "distill", "teacher", "pseudo", "memory", "features",
-    "responses", "archive", "guidance", "procedure", "evaluate", "metrics", "results", "samples", "sources", "journal", "runfolder",
-    "batches",
+    "responses", "archive", "guidance", "procedure", "evaluate", "matching", "cocoeval", "metrics", "results",
+    "samples", "sources", "journal", "runfolder", "batches",
 }  # fmt: skip
 PEOPLE = {"cli", "__main__", "report", "viz", "run", "custom", "console", "benchmarks", "predict", "export"}
 GROUPS = {"words": WORDS, "network": NETWORK, "learning": LEARNING, "people": PEOPLE}
