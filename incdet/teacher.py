@@ -128,4 +128,7 @@ class OnlineResponder:
 
 
 def _frozen(model: IncrementalRetinaNet) -> IncrementalRetinaNet:
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    """A copy that nothing moves any more; with its norms fixed for good they fold into the convolutions."""
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen.freeze_norm()
+    return frozen
