@@ -27,6 +27,19 @@ def test_the_table_gives_every_level_its_new_value() -> None:
     assert np.array_equal(jittered(Jitter(table)), 255 - PLANES)
 
 
+def test_a_line_is_its_table() -> None:
+    # Every level, at places that vector and remainder loops of OpenCV work on.
+    planes = np.arange(3 * 7 * 111).astype(np.uint8).reshape(3, 7, 111)
+    lines = [jitter for jitter in DRAWS if jitter.line is not None]
+    assert 600 < len(lines) < 900
+    gaps = [
+        np.abs(jittered(Jitter(jitter.table, 1, jitter.line), planes).astype(int)
+               - jittered(Jitter(jitter.table), planes)).max()
+        for jitter in lines
+    ]  # fmt: skip
+    assert max(gaps) <= 1 and np.mean(gaps) < 0.05  # a level that lies halfway may go either way
+
+
 @pytest.mark.parametrize("saturation", [0.6, 0.93, 1.4])
 def test_saturation_blends_with_grey(saturation: float) -> None:
     grey = np.tensordot(GREY, PLANES, axes=1)
