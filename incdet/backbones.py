@@ -7,14 +7,19 @@ RetinaNet's convolutional P6 and P7 (Lin et al., ICCV 2017).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
 
+from incdet.fold import FoldedLayerGetter, is_frozen, run_chain
 from incdet.recipe import EXTERNAL, Recipe
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
@@ -127,6 +132,63 @@ def freeze_first_stages(backbone: nn.Module, number: int) -> None:
     for stage in body_stages(backbone)[: max(number, 0)]:
         for module in stage:
             module.requires_grad_(False)
+
+
+def stem_names(backbone: nn.Module, trainable: int) -> list[str]:
+    """The children of the body that come before any that learns, and before any whose output is returned.
+
+    Args:
+        backbone: Torchvision's ``BackboneWithFPN`` on a body that runs its children in order; any other has no stem.
+        trainable: How many of the last stages of the body do not belong to it, even where nothing in them learns: in
+            the frozen copy of a network the stem ends where it does in the network.
+    """
+    body: Any = getattr(backbone, "body", None)
+    if type(backbone) is not BackboneWithFPN or type(body) not in (IntermediateLayerGetter, FoldedLayerGetter):
+        return []
+    stages = body_stages(backbone)
+    first = {id(module) for stage in stages[: max(len(stages) - trainable, 0)] for module in stage}
+    names: list[str] = []
+    for name, child in body.items():
+        if id(child) not in first or name in body.return_layers or not _fixed(child):
+            break
+        names.append(name)
+    return names
+
+
+def _fixed(root: nn.Module) -> bool:
+    """Whether no parameter at or below ``root`` learns, and no statistics move."""
+    # In one walk, because this is asked at each forward.
+    for module in root.modules():
+        if isinstance(module, BATCH_NORMS) and not is_frozen(module):
+            return False
+        if any(parameter is not None and parameter.requires_grad for parameter in module._parameters.values()):
+            return False
+    return True
+
+
+def run_stem(backbone: Any, names: Sequence[str], images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> the output (B, C', H', W') of the children ``names`` of the body, without a graph."""
+    with torch.no_grad():
+        return run_chain(backbone.body, names, images)[0]
+
+
+def run_after_stem(backbone: Any, names: Sequence[str], stem: Tensor) -> OrderedDict[str, Tensor]:
+    """What ``backbone`` returns, from the output of its stem, the children ``names`` of the body."""
+    rest = list(backbone.body._modules)[len(names) :]
+    maps: OrderedDict[str, Tensor] = backbone.fpn(run_chain(backbone.body, rest, stem)[1])
+    return maps
+
+
+def same_modules(first: nn.Module, second: nn.Module) -> bool:
+    """Whether both compute the same: same kinds and settings, and the same tensors bit for bit."""
+    if repr(first) != repr(second) or list(map(type, first.modules())) != list(map(type, second.modules())):
+        return False
+    mine, other = first.state_dict(), second.state_dict()
+    return all(
+        value.dtype == other[name].dtype and torch.equal(value, other[name].to(value.device))
+        for name, value in mine.items()
+        if not name.endswith("num_batches_tracked")
+    )
 
 
 def freeze_modules(root: nn.Module) -> None:

@@ -15,13 +15,23 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from incdet.assign import assign
-from incdet.backbones import BATCH_NORMS, body_stages, build_backbone, freeze_first_stages, trainable_stages
+from incdet.backbones import (
+    BATCH_NORMS,
+    body_stages,
+    build_backbone,
+    freeze_first_stages,
+    run_after_stem,
+    run_stem,
+    same_modules,
+    stem_names,
+    trainable_stages,
+)
 from incdet.errors import Finding, InputError
 from incdet.fold import fold_norms
 from incdet.heads import ClassHead, build_box_head, build_tower, norm_layer
 from incdet.losses import box_loss, focal_loss
 from incdet.postprocess import select_detections
-from incdet.recipe import Recipe
+from incdet.recipe import EXTERNAL, Recipe
 from incdet.targets import Target, check_targets, resized_targets, scale_boxes
 from incdet.transform import Shape, batch_images, shapes_after_resizing
 from incdet.vocab import Vocabulary
@@ -59,12 +69,15 @@ class Dense(NamedTuple):
         deltas: (B, A, 4), class-agnostic box offsets.
         features: L x (B, C, H_l, W_l).
         anchors: (A, 4) float32 xyxy in pixels of the padded batch.
+        stem: (B, C', H', W'), output of the leading children of the body that are frozen as a whole, without a graph;
+            None where there are none.
     """
 
     logits: Tensor
     deltas: Tensor
     features: list[Tensor]
     anchors: Tensor
+    stem: Tensor | None = None
 
 
 class IncrementalRetinaNet(nn.Module):
@@ -157,9 +170,38 @@ class IncrementalRetinaNet(nn.Module):
         resized = None if targets is None else resized_targets(targets, original, shapes, self.device)
         return Prepared(batch, shapes, original, resized, canvas is not None)
 
-    def dense(self, prepared: Prepared) -> Dense:
-        """The network's one forward pass."""
-        maps = self.backbone(prepared.images)
+    @property
+    def has_stem(self) -> bool:
+        """Whether leading children of the body are frozen as a whole, so that ``dense`` gives their output."""
+        return bool(self._stem_names())
+
+    def shares_stem(self, other: IncrementalRetinaNet) -> bool:
+        """Whether both have a stem and its modules and tensors are the same, bit for bit."""
+        names = self._stem_names()
+        if not names or names != other._stem_names():
+            return False
+        mine, theirs = (network.backbone.get_submodule("body") for network in (self, other))
+        return all(same_modules(mine.get_submodule(name), theirs.get_submodule(name)) for name in names)
+
+    def dense(self, prepared: Prepared, stem: Tensor | None = None) -> Dense:
+        """The network's one forward pass.
+
+        Args:
+            prepared: The batch.
+            stem: ``Dense.stem`` of a network that shares the stem, on the same batch; by default it is computed.
+
+        Raises:
+            ValueError: A stem is given, but this network has none.
+        """
+        # Without a graph through the stem there is no gradient of the images.
+        names = [] if stem is None and prepared.images.requires_grad else self._stem_names()
+        if stem is not None and not names:
+            raise ValueError("a stem is given, but no leading child of this body is frozen as a whole")
+        if names:
+            stem = run_stem(self.backbone, names, prepared.images) if stem is None else stem
+            maps = run_after_stem(self.backbone, names, stem)
+        else:
+            maps = self.backbone(prepared.images)
         features = [maps] if isinstance(maps, Tensor) else list(maps.values())
         height, width = prepared.images.shape[-2:]
         return Dense(
@@ -167,7 +209,12 @@ class IncrementalRetinaNet(nn.Module):
             self.box_head(features),
             features,
             self.anchors((int(height), int(width)), features),
+            stem,
         )
+
+    def _stem_names(self) -> list[str]:
+        external = self.recipe.backbone == EXTERNAL
+        return [] if external else stem_names(self.backbone, self.recipe.trainable_layers)
 
     def anchors(self, padded: tuple[int, int], features: Sequence[Tensor]) -> Tensor:
         """The anchors (A, 4) of a padded batch, float32 whatever the features are, computed once per shape.
