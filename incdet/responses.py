@@ -100,7 +100,7 @@ def choose_responder(engine: Engine, lesson: Asked, phase: Phase, config: Config
         reason = f"{images} exceed engine.response_cache={config.engine.response_cache} MiB"
     if archive is None:
         engine.say(f"teacher: online, because {reason}")
-        return OnlineResponder(lesson.teacher, lesson.question, lesson.decide)
+        return OnlineResponder(lesson.teacher, lesson.question, lesson.decide, phase.student)
     engine.say(f"teacher: {images} cached, {archive.nbytes / MIB:.1f} MiB")
     lesson.teacher.to("cpu")
     return CachedResponder(archive, [term.name for term in lesson.method.terms], recipe.anchors_per_cell)

@@ -89,10 +89,10 @@ class Teacher:
             prepared: The tensors that the student sees.
             stem: ``Dense.stem`` of a student that shares the stem; without it the teacher runs its own.
         """
-        shadow = self.model.dense(prepared)
+        shadow = self.model.dense(prepared, stem)
         logits = shadow.logits.float()
         if self.snapshot is not None:
-            later = self.snapshot.dense(prepared).logits.float()
+            later = self.snapshot.dense(prepared, stem).logits.float()
             logits = torch.cat([logits, later[..., logits.shape[-1] :]], dim=-1)
         return shadow._replace(logits=logits, deltas=shadow.deltas.float())
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 
+from incdet.distill import Selection
+from incdet.guidance import Guidance, Truth
 from incdet.model import IncrementalRetinaNet
-from incdet.teacher import Teacher
+from incdet.teacher import OnlineResponder, Question, Shadow, Teacher
 
-from .helpers import assert_equal_states, network, pictures, state_of, target
+from .helpers import assert_equal_states, network, operations, pictures, state_of, target
 
 
 def grown(seed: int = 0) -> tuple[IncrementalRetinaNet, IncrementalRetinaNet]:
@@ -93,3 +98,45 @@ def test_answers_are_float32_under_autocast_and_stay_on_their_device() -> None:
         shadow = teacher(prepared)
     assert shadow.logits.dtype == shadow.deltas.dtype == torch.float32
     assert shadow.logits.device.type == "cpu"
+
+
+def stemmed(seed: int = 0) -> IncrementalRetinaNet:
+    """A student whose first two stages do not learn."""
+    student = network(("a", "b"), seed=seed, backbone="resnet18", trainable_layers=3, frozen_norm=True)
+    student.freeze_stages(2)
+    return student
+
+
+def test_a_stem_that_both_share_is_run_once() -> None:
+    before = stemmed()
+    teacher = Teacher(before)
+    student = copy.deepcopy(before).train()
+    student.grow(("c",))
+    with torch.no_grad():
+        student.get_parameter("backbone.body.layer3.0.conv1.weight").add_(0.1)
+    prepared = student.prepare(pictures(), [target(), target()])
+    dense = student.dense(prepared)
+    assert dense.stem is not None and not dense.stem.requires_grad
+    alone, shared = teacher(prepared), teacher(prepared, dense.stem)
+    assert torch.equal(alone.logits, shared.logits) and torch.equal(alone.deltas, shared.deltas)
+    question = Question((Selection("all"),))
+
+    def decide(shadow: Shadow, truth: Truth) -> Guidance:
+        return Guidance(shadow.responses, {}, None)
+
+    truth = Truth.read(prepared.targets or [], dense.anchors, 3)
+    own, lent = (OnlineResponder(teacher, question, decide, one) for one in (None, student))
+    assert torch.equal(own(prepared, dense, truth).responses.logits, lent(prepared, dense, truth).responses.logits)
+    counts = [operations(lambda one=one: one(prepared, dense, truth)) for one in (own, lent)]  # type: ignore[misc]
+    assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize("moved", ["student", "snapshot"])
+def test_a_stem_that_differs_anywhere_is_not_shared(moved: str) -> None:
+    before = stemmed()
+    student, snapshot = copy.deepcopy(before), copy.deepcopy(before)
+    assert Teacher(before).shares_stem(student) and Teacher(before, snapshot).shares_stem(student)
+    with torch.no_grad():
+        (student if moved == "student" else snapshot).get_parameter("backbone.body.conv1.weight")[0, 0, 0, 0] += 1e-6
+    assert not Teacher(before, snapshot).shares_stem(student)
+    assert not Teacher(network()).shares_stem(network())  # everything learns: there is no stem
