@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incdet.data.augment import build_pipeline
+from incdet.data.cache import ImageCache
 from incdet.data.coco import read_coco
 from incdet.data.dataset import DetectionDataset, DrawSampler, collate, eval_loader, make_loader, read_image
+from incdet.data.geometry import Geometry
 from incdet.data.packing import pack
 from incdet.data.records import Record
 from incdet.data.shapes import CLASSES, write_shapes
@@ -64,6 +67,16 @@ def test_loading_leaves_the_random_numbers_of_the_training_alone(records: list[R
     batches(dataset(records), workers, 2)
     list(eval_loader(records, 4, workers))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_process_that_was_not_forked_makes_the_same_images(records: list[Record]) -> None:
+    data = dataset(records, cache=ImageCache(2**20), geometry=Geometry(40, 60))
+    expected = collate([data[3, 1], data[4, 2]])
+    sent: DetectionDataset = pickle.loads(pickle.dumps(data))
+    assert sent.cache is not None and sent.cache.used == 0
+    sent.cache.share(2, sent.places)
+    for _ in range(2):
+        assert same([expected], [collate([sent[3, 1], sent[4, 2]])])
 
 
 def test_a_resumed_loader_continues_exactly(records: list[Record]) -> None:
