@@ -79,7 +79,7 @@ def detect(
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     device = torch.device(device)
-    dtype = _autocast_dtype(model, device, precision)
+    dtype = autocast_dtype(model, device, precision)
     on_gpu = device.type == "cuda"
     if on_gpu:
         model.to(memory_format=torch.channels_last)
@@ -106,7 +106,7 @@ def detect(
     return found
 
 
-def _autocast_dtype(model: torch.nn.Module, device: torch.device, precision: str) -> torch.dtype | None:
+def autocast_dtype(model: torch.nn.Module, device: torch.device, precision: str) -> torch.dtype | None:
     """What autocast computes in; None without autocast."""
     from incdet.model import IncrementalRetinaNet
 
