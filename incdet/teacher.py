@@ -71,10 +71,12 @@ class Teacher:
         return len((self.snapshot or self.model).vocab)
 
     def to(self, device: torch.device | str) -> Teacher:
-        """The same teacher on ``device``."""
-        self.model.to(device)
-        if self.snapshot is not None:
-            self.snapshot.to(device)
+        """The same teacher on ``device``; on a GPU in the order of memory that convolutions are fastest in."""
+        for model in (self.model, self.snapshot):
+            if model is not None:
+                model.to(device)
+                if torch.device(device).type == "cuda":
+                    model.to(memory_format=torch.channels_last)
         return self
 
     def shares_stem(self, student: IncrementalRetinaNet) -> bool:
