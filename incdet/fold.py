@@ -8,11 +8,13 @@ they are. A filter that learns is scaled in every forward; one that does not, on
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
@@ -50,10 +52,24 @@ def is_frozen(norm: nn.Module) -> bool:
     return not any(parameter is not None and parameter.requires_grad for parameter in (norm.weight, norm.bias))
 
 
+class _Steps:
+    """How many steps all optimisers of this process have taken: the fused ones leave a tensor's version as it was."""
+
+    taken = 0
+
+    @classmethod
+    def count(cls, *_: object) -> None:
+        cls.taken += 1
+
+
+register_optimizer_step_post_hook(_Steps.count)
+
+
 class Folds:
     """Tensors that were folded, each with the tensors it was made from; a copy or a pickle of it starts empty.
 
-    A write through ``parameter.data`` escapes torch's version counter, and with it this memory, until ``clear``.
+    A tensor has changed if its version or memory has, or if it learns and an optimiser has stepped. A write through
+    ``parameter.data`` is seen by none of these: it takes a ``clear``.
     """
 
     def __init__(self) -> None:
@@ -72,7 +88,12 @@ class Folds:
         """What ``make`` made of ``sources`` and ``setting``, made again if one of them has changed."""
         if not _can_remember(sources):
             return make()
-        key = (setting, *((t.data_ptr(), t._version, t.dtype, t.device) for t in sources))
+        learns = any(tensor.requires_grad or tensor.grad is not None for tensor in sources)
+        key = (
+            setting,
+            _Steps.taken if learns else None,
+            *((t.data_ptr(), t._version, t.dtype, t.device) for t in sources),
+        )
         known = self._made.get(name)
         if known is None or known[0] != key:
             # A tensor made in inference mode could never enter a loss later. Memory that is held has no second owner,
@@ -234,21 +255,48 @@ def _run_pair(parent: Folding, first: str, second: str, x: Tensor) -> Tensor:
     conv: Any = parent._modules[first]
     norm: Any = parent._modules[second]
     if not _is_pair(parent, first, second):
-        result: Tensor = norm(conv(x))
-        return result
+        unfolded: Tensor = norm(conv(x))
+        return unfolded
+    result: Tensor
     fixed = [value for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias) if value is not None]
     own = [value for value in (conv.weight, conv.bias) if value is not None]
     dtype = _operand_dtype(conv.weight)
     if torch.is_grad_enabled() and any(value.requires_grad for value in own):
         ready = dtype if conv.bias is None else None
         scale, shift = parent._folds.get(second, fixed, (norm.eps, ready), lambda: _affine(norm, ready))
-        weight, bias = _scaled(conv, scale, shift, dtype)
-    else:
-        weight, bias = parent._folds.get(
-            first, [*own, *fixed], (norm.eps, dtype), lambda: _scaled(conv, *_affine(norm), dtype)
-        )
+        with _forgetting(conv, lambda: _scaled(conv, scale, shift, dtype)) as (weight, bias):
+            result = conv._conv_forward(x, weight, bias)
+        return result
+    weight, bias = parent._folds.get(
+        first, [*own, *fixed], (norm.eps, dtype), lambda: _scaled(conv, *_affine(norm), dtype)
+    )
     result = conv._conv_forward(x, weight, bias)
     return result
+
+
+@contextmanager
+def _forgetting(conv: nn.Conv2d, make: Callable[[], tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The folded weight and bias of a filter that learns; the graph keeps how to make the weight, not the weight.
+
+    Kept until the backward pass, the folded weights would be a second copy of all that learn. Made again they are
+    equal to the last bit.
+    """
+    weight, bias = make()
+    address, version = weight.data_ptr(), conv.weight._version
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == address and tensor.shape == conv.weight.shape else tensor
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        if kept is not None:
+            return kept
+        if conv.weight._version != version:
+            raise RuntimeError("the weight of a folded convolution was changed between its forward and backward pass")
+        with torch.no_grad():
+            return make()[0]
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield weight, bias
 
 
 def _affine(norm: Any, ready: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from incdet.convert import to_torchvision
 from incdet.errors import InputError
-from incdet.model import CACHED_SHAPES, IncrementalRetinaNet, Prepared, Recipe
+from incdet.model import CACHED_SHAPES, Dense, IncrementalRetinaNet, Prepared, Recipe
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
@@ -309,3 +310,107 @@ def test_normalised_towers_train(norm: str) -> None:
     model = network(norm=norm, tower_depth=2)
     descend(losses(model, images(), targets([0], [1])))
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("body", ["tiny", "resnet18", "mobilenet_v2"])
+def test_a_stem_that_is_handed_over_changes_no_bit(body: str) -> None:
+    student = network(backbone=body, channels=16, frozen_norm=True)
+    student.freeze_stages(2)
+    teacher = copy.deepcopy(student).eval().requires_grad_(False)
+    assert student.train().has_stem and teacher.shares_stem(student) and student.shares_stem(teacher)
+    prepared = student.prepare(images(), targets([0, 2], [1]))
+    assert prepared.targets is not None
+    dense = student.dense(prepared)
+    assert dense.stem is not None and not dense.stem.requires_grad
+    again = student.dense(prepared, dense.stem)
+    for mine, other in zip(tensors(again), tensors(dense), strict=True):
+        assert torch.equal(mine, other)
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    found = [
+        torch.autograd.grad(sum(student.compute_losses(one, prepared.targets).values(), torch.zeros(())), learning)
+        for one in (again, dense)
+    ]
+    assert all(torch.equal(mine, other) for mine, other in zip(*found, strict=True))
+    with torch.no_grad():
+        handed, own = teacher.dense(prepared, dense.stem), teacher.dense(prepared)
+    assert own.stem is not None and all(torch.equal(a, b) for a, b in zip(tensors(handed), tensors(own), strict=True))
+
+
+def tensors(dense: Dense) -> list[Tensor]:
+    return [dense.logits, dense.deltas, *dense.features, *([] if dense.stem is None else [dense.stem])]
+
+
+def test_a_stem_equals_the_forward_without_one() -> None:
+    """With a graph through the whole body, as torchvision runs it, outputs and gradients are the same bits."""
+    model = network(backbone="resnet18", channels=16, frozen_norm=True)
+    model.freeze_stages(2)
+    plain = copy.deepcopy(model)
+    plain.recipe = dataclasses.replace(plain.recipe, trainable_layers=5)
+    assert model.has_stem and not plain.has_stem
+    prepared = model.prepare(images(), targets([0], [1]))
+    found = []
+    for one in (model, plain):
+        dense = one.dense(prepared)
+        learning = [parameter for parameter in one.parameters() if parameter.requires_grad]
+        total = sum(one.compute_losses(dense, prepared.targets or []).values(), torch.zeros(()))
+        found.append([dense.logits, dense.deltas, *torch.autograd.grad(total, learning)])
+    assert all(torch.equal(mine, other) for mine, other in zip(*found, strict=True))
+
+
+def test_without_frozen_leading_modules_there_is_no_stem() -> None:
+    free = network(frozen_norm=True)
+    live = network()
+    live.freeze_stages(2)  # weights are fixed, statistics are not
+    for model in (free, live.train()):
+        assert not model.has_stem and not model.shares_stem(model)
+        dense = model.dense(model.prepare(images()))
+        assert dense.stem is None
+        with pytest.raises(ValueError, match="frozen as a whole"):
+            model.dense(model.prepare(images()), dense.logits)
+
+
+def test_an_external_body_has_no_stem() -> None:
+    built = network(frozen_norm=True)
+    model = IncrementalRetinaNet(
+        dataclasses.replace(built.recipe, backbone="external"), built.vocab, backbone=built.backbone
+    )
+    model.freeze_stages(2)
+    assert not model.has_stem and model.dense(model.prepare(images())).stem is None
+
+
+def test_images_that_learn_get_their_gradient_through_the_frozen_stages() -> None:
+    model = network(frozen_norm=True)
+    model.freeze_stages(2)
+    prepared = model.prepare(images())
+    prepared.images.requires_grad_()
+    torch.autograd.backward(model.dense(prepared).logits.sum())
+    assert prepared.images.grad is not None and bool(prepared.images.grad.any())
+
+
+def test_the_stem_is_shared_only_where_every_bit_is() -> None:
+    student = network(frozen_norm=True)
+    student.freeze_stages(2)
+
+    def other(name: str | None = None) -> IncrementalRetinaNet:
+        model = copy.deepcopy(student)
+        if name is not None:
+            with torch.no_grad():
+                model.state_dict()[name].add_(1e-6)
+        return model
+
+    assert other().shares_stem(student) and other("backbone.body.stage3.0.0.weight").shares_stem(student)
+    assert not other("backbone.body.stem.0.weight").shares_stem(student)
+    assert not other("backbone.body.stage2.1.running_var").shares_stem(student)
+    shorter = network(frozen_norm=True)
+    shorter.freeze_stages(1)
+    assert shorter.has_stem and not shorter.shares_stem(student)
+    epsilon: Any = other()
+    epsilon.backbone.body.stem[1].eps = 0.5
+    assert not epsilon.shares_stem(student)
+    live = network()
+    live.freeze_stages(2)
+    live.load_state_dict(student.state_dict())
+    # The arithmetic of a norm that is not folded rounds in another way.
+    assert live.eval().has_stem and not live.shares_stem(student)
+    live.freeze_norm()
+    assert live.shares_stem(student)
