@@ -33,11 +33,13 @@ class Truth(NamedTuple):
     coverage: Tensor
 
     @classmethod
-    def read(cls, targets: Sequence[Mapping[str, Any]], anchors: Tensor, columns: int) -> Truth:
-        """The annotations as a student of K = ``columns`` classes takes them."""
+    def read(
+        cls, targets: Sequence[Mapping[str, Any]], anchors: Tensor, columns: int, *, static: bool = False
+    ) -> Truth:
+        """The annotations as a student of K = ``columns`` classes takes them; ``static`` as for ``assign``."""
         everything = torch.ones(columns, dtype=torch.bool, device=anchors.device)
         coverage = torch.stack([target.get("coverage", everything) for target in targets])
-        return cls(targets, anchors, assign(targets, anchors), coverage)
+        return cls(targets, anchors, assign(targets, anchors, static=static), coverage)
 
     def shown(self, images: str, newest: int) -> Tensor | None:
         """Which images (B,) bool are ``new`` or ``exemplars``; None for ``both``.

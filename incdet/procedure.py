@@ -116,7 +116,7 @@ class MethodLesson:
 
     def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
         """Named scalars; see ``Method.losses``."""
-        truth = Truth.read(prepared.targets or [], dense.anchors, dense.logits.shape[-1])
+        truth = Truth.read(prepared.targets or [], dense.anchors, dense.logits.shape[-1], static=prepared.static)
         guidance = None
         if self.teacher is not None:
             ask = self.responder or OnlineResponder(self.teacher, self.question, self.decide)

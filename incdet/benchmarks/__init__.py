@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from incdet.benchmarks.harness import Options, Row
 
-HELPERS = {"harness", "scene"}
+HELPERS = {"harness", "scene", "training"}
 
 
 def suite_names() -> list[str]:

@@ -71,6 +71,7 @@ class Row:
         torch: Version of torch.
         commit: Short hash of the checkout, with ``-dirty`` if files were changed; null outside one.
         found: The equality in words; printed, but not part of the JSON line.
+        unit: ``"ms"`` if ours and theirs are times, else what they count; not part of the JSON line.
     """
 
     suite: str
@@ -85,19 +86,22 @@ class Row:
     torch: str
     commit: str | None
     found: str = ""
+    unit: str = "ms"
 
     def to_json(self) -> str:
         """The row as one line of JSON."""
         content = asdict(self)
-        del content["found"]
+        del content["found"], content["unit"]
         return json.dumps({key: _rounded(value) for key, value in content.items()})
 
     def to_text(self) -> str:
         """The row as one line for people."""
         peak = "     -" if self.peak_ratio is None else f"{self.peak_ratio:5.2f}x"
+        scale = 1e3 if self.unit == "ms" else 1.0
+        ours, theirs = (f"{scale * value:8.2f} {self.unit}".rstrip() for value in (self.ours, self.theirs))
         return (
-            f"{self.suite:<12} {self.case:<14} {self.ratio:6.2f}x (A/A {self.aa:4.2f})  ours {1e3 * self.ours:8.2f} ms"
-            f"  theirs {1e3 * self.theirs:8.2f} ms  peak {peak}  {'equal' if self.equal else 'DIFFERENT'}: {self.found}"
+            f"{self.suite:<12} {self.case:<14} {self.ratio:6.2f}x (A/A {self.aa:4.2f})  ours {ours}  theirs {theirs}"
+            f"  peak {peak}  {'equal' if self.equal else 'DIFFERENT'}: {self.found}"
         )
 
 
