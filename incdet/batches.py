@@ -18,6 +18,7 @@ from incdet.data.resident import ResidentImages, ResidentLoader, needed_bytes
 from incdet.engine import Batch, Batches, Engine
 from incdet.model import IncrementalRetinaNet
 from incdet.recipe import Recipe
+from incdet.transform import padded_shape
 
 _CACHES: WeakKeyDictionary[Engine, ImageCache] = WeakKeyDictionary()
 """One for all phases of a run: the methods and steps after the first find most of their images resized."""
@@ -119,6 +120,14 @@ def resident_refusal(dataset: DetectionDataset, budget: int, free: int) -> str:
         shown = f"engine.device_cache={budget}" if limit == budget else f"half of the {free:,} MiB that are free"
         return f"{len(set(dataset.places)):,} images take {needed:,} MiB, more than {shown}"
     return ""
+
+
+def canvas_of(records: Sequence[Record], recipe: Recipe, augment: Augment) -> tuple[int, int] | None:
+    """(H, W) that every batch of ``records`` fits into; None where an image's size is not known before its draw."""
+    geometry = geometry_of(recipe, augment)
+    if geometry is None:
+        return None
+    return padded_shape([geometry.shape(record) for record in records], recipe.size_divisible)
 
 
 def geometry_of(recipe: Recipe, augment: Augment) -> Geometry | None:

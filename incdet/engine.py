@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.errors import InputError
+from incdet.graphs import GraphedNetwork
 from incdet.iteration import Guard, Iteration, Lesson
 from incdet.journal import Journal
 from incdet.model import IncrementalRetinaNet, Prepared
@@ -101,6 +102,7 @@ class Engine:
         *,
         phase: str,
         state: Path | None = None,
+        canvas: tuple[int, int] | None = None,
     ) -> None:
         """Trains ``model`` in place for ``iterations`` optimiser steps.
 
@@ -113,6 +115,8 @@ class Engine:
             phase: Name in the log.
             state: File to resume from if it exists, written every ``checkpoint_every`` steps, on Ctrl-C and at the
                 end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
+            canvas: (H, W) to pad every batch to. On a GPU the network then runs as one CUDA graph, if its norms are
+                frozen and it proves equal; see ``incdet.graphs``.
 
         Raises:
             TrainingError: A loss was not finite; batch and random state lie beside ``state``.
@@ -120,7 +124,7 @@ class Engine:
         model.to(self.device).train()
         if self.device.type == "cuda":
             model.to(memory_format=torch.channels_last)
-        iteration = Iteration(self.accelerator, model, lesson, schedule)
+        iteration = Iteration(self.accelerator, model, lesson, schedule, network=self._graph(model, canvas))
         progress = _Phase(model, iteration.optimizer, self.accelerator.scaler, state)
         guard = Guard(state, lag=1 if self.device.type == "cuda" else 0)
         done = progress.restore(self.device)
@@ -130,7 +134,7 @@ class Engine:
             while done < iterations:
                 random = torch.get_rng_state()
                 try:
-                    prepared = self._draw(model, stream)
+                    prepared = self._draw(model, stream, canvas)
                 except InputError:
                     # An image that cannot be read: the weights are sound, and nothing of this iteration has happened.
                     progress.store(done, random)
@@ -151,9 +155,21 @@ class Engine:
                 if interrupt.came:
                     raise KeyboardInterrupt
 
-    def _draw(self, model: IncrementalRetinaNet, stream: Iterator[Batch]) -> list[Prepared]:
+    def _draw(
+        self, model: IncrementalRetinaNet, stream: Iterator[Batch], canvas: tuple[int, int] | None
+    ) -> list[Prepared]:
         """The prepared micro-batches of one optimiser step, all of them before anything is computed."""
-        return [model.prepare(*next(stream)) for _ in range(self.settings.accumulation)]
+        return [model.prepare(*next(stream), canvas=canvas) for _ in range(self.settings.accumulation)]
+
+    def _graph(self, model: IncrementalRetinaNet, canvas: tuple[int, int] | None) -> GraphedNetwork | None:
+        """The network as a graph, where that is possible."""
+        if canvas is None or self.device.type != "cuda" or self.accelerator.num_processes > 1:
+            return None
+        if not model.recipe.frozen_norm:
+            self.say("static shapes: no graph in this phase, because its capture would move live BatchNorm statistics")
+            return None
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return GraphedNetwork(model, dtype, self.say)
 
     def _report(self, meter: _Meter, rate: float, phase: str, done: int, total: int) -> None:
         if not self.accelerator.is_main_process:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -49,19 +49,24 @@ class Iteration:
         model: On its device, in training mode.
         lesson: The loss.
         schedule: Optimiser and clipping.
+        network: Runs in place of ``model`` and learns with its parameters; None is the model itself.
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: IncrementalRetinaNet, lesson: Lesson, schedule: Schedule
+        self,
+        accelerator: Accelerator,
+        model: IncrementalRetinaNet,
+        lesson: Lesson,
+        schedule: Schedule,
+        network: Callable[[Prepared], Dense] | None = None,
     ) -> None:
         self.optimizer = make_optimizer(model, schedule)
         self._accelerator = accelerator
         self._lesson = lesson
         self._clip = schedule.clip
         self._parameters = list(model.parameters())
-        self._student: nn.Module = model
-        if accelerator.num_processes > 1:
-            self._student = accelerator.prepare_model(model)
+        self._wrapped: nn.Module = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+        self._network: Callable[[Prepared], Dense] = network or self._wrapped
         self._stepper = accelerator.prepare_optimizer(self.optimizer)
 
     def __call__(self, batches: Sequence[Prepared], rate: float) -> Losses:
@@ -71,9 +76,9 @@ class Iteration:
         names: tuple[str, ...] = ()
         values = []
         for number, prepared in enumerate(batches, start=1):
-            with nullcontext() if number == len(batches) else self._accelerator.no_sync(self._student):
+            with nullcontext() if number == len(batches) else self._accelerator.no_sync(self._wrapped):
                 with self._accelerator.autocast():
-                    losses = self._lesson(self._student(prepared), prepared)
+                    losses = self._lesson(self._network(prepared), prepared)
                 total = torch.stack(list(losses.values())).sum()
                 values.append(torch.stack([total.detach(), *(loss.detach() for loss in losses.values())]))
                 names = ("loss", *losses)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from incdet.batches import training_batches
+from incdet.batches import canvas_of, training_batches
 from incdet.config import Config, Schedule
 from incdet.data.protocols import StepView
 from incdet.data.records import Record
@@ -194,8 +194,13 @@ def train(
         )
         place = Phase(phase, model, records, draws, folder / f"{name}.responses.safetensors")
         lesson = replace(lesson, responder=choose_responder(engine, asked, place, config))
+    canvas = None
+    if config.engine.static_shapes:
+        canvas = canvas_of(records, model.recipe, config.augment)
+        if canvas is None:
+            engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
     state = folder / f"{name}.pt"
-    engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state)
+    engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state, canvas=canvas)
 
 
 def balanced_finetune(

@@ -205,6 +205,8 @@ class Engine(_Section):
 
     precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """Mixed precision of the network; losses and boxes stay float32. auto: bf16 on a GPU that has it, else off."""
+    static_shapes: Flag = False
+    """Pad every batch to the shape that holds all images; on a GPU the network then runs as one CUDA graph."""
     accumulation: Positive = 1
     """Batches whose gradients are added before an optimiser step."""
     workers: Annotated[int, Field(ge=0)] = 2

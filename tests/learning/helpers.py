@@ -163,7 +163,7 @@ def tiny_settings(output: Path, **changes: Any) -> Config:
         "evaluation": {"batch_size": 5, "samples": 1},
     }  # fmt: skip
     for name, value in changes.items():
-        tree[name] = {**tree[name], **value} if isinstance(value, Mapping) else value
+        tree[name] = {**tree.get(name, {}), **value} if isinstance(value, Mapping) else value
     return parse_config(tree)
 
 

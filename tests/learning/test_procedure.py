@@ -48,6 +48,7 @@ class Scenery:
         self.before: IncrementalRetinaNet = checkpoint.load(finished.root / "base" / "step_1").model
         self.memory = Memory.load(finished.root / "base" / "memory" / "step_1.json")
         self.journal = Journal(folder)
+        self.journal_file = folder / "log.jsonl"
         self.engine = Engine(config.engine, self.journal)
 
 
@@ -82,6 +83,37 @@ def test_batch_norm_stands_still_after_step_one(scenery: Scenery) -> None:
     norms = [name for name in after if "running_" in name]
     assert norms and all(torch.equal(after[name], state_of(scenery.before)[name]) for name in norms)
     assert not torch.equal(after["box_head.bbox_reg.weight"], state_of(scenery.before)["box_head.bbox_reg.weight"])
+
+
+@pytest.mark.parametrize("name", ["finetune", "incdet"])
+def test_static_shapes_change_no_weight_beyond_rounding(
+    scenery: Scenery, settings: Callable[..., Config], name: str
+) -> None:
+    """The images of the run are of one shape, so that the canvas pads nothing; the order of sums is another."""
+    plain = state_of(learn(scenery, name).model)
+    scenery.config = settings(methods=[name], engine={"static_shapes": True})
+    scenery.folder = scenery.folder / "static"
+    canvases = []
+    prepare = IncrementalRetinaNet.prepare
+
+    def note(self: IncrementalRetinaNet, *args: Any, **more: Any) -> Any:
+        canvases.append(more.get("canvas"))
+        return prepare(self, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IncrementalRetinaNet, "prepare", note)
+        static = state_of(learn(scenery, name).model)
+    assert (64, 64) in canvases
+    for key, value in plain.items():
+        torch.testing.assert_close(static[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_static_shapes_are_off_where_a_draw_may_have_any_shape(
+    scenery: Scenery, settings: Callable[..., Config]
+) -> None:
+    scenery.config = settings(methods=["finetune"], engine={"static_shapes": True}, augment={"crop": True})
+    learn(scenery, "finetune")
+    assert "static shapes: off, because a crop" in (scenery.journal_file.read_text())
 
 
 @pytest.mark.parametrize("name", ["finetune", "masked", "pseudo"])
