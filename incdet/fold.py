@@ -282,7 +282,7 @@ def _forgetting(conv: nn.Conv2d, make: Callable[[], tuple[Tensor, Tensor]]) -> I
     equal to the last bit.
     """
     weight, bias = make()
-    address, version = weight.data_ptr(), conv.weight._version
+    address, state = weight.data_ptr(), (conv.weight._version, _Steps.taken)
 
     def pack(tensor: Tensor) -> Tensor | None:
         return None if tensor.data_ptr() == address and tensor.shape == conv.weight.shape else tensor
@@ -290,7 +290,7 @@ def _forgetting(conv: nn.Conv2d, make: Callable[[], tuple[Tensor, Tensor]]) -> I
     def unpack(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        if conv.weight._version != version:
+        if (conv.weight._version, _Steps.taken) != state:
             raise RuntimeError("the weight of a folded convolution was changed between its forward and backward pass")
         with torch.no_grad():
             return make()[0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import io
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
 
+from incdet import fold
 from incdet.backbones import BATCH_NORMS, build_backbone, freeze_first_stages
 from incdet.convert import to_torchvision
 from incdet.fold import FOLDING, FoldedSequential, Folding, Folds, fold_norms, is_frozen, unfold_norms
@@ -372,3 +374,35 @@ def test_a_detector_folds_when_its_norm_freezes_and_leaves_as_plain_torchvision(
     wanted = outputs(plain.backbone, prepared.images)
     for model in (late, early):
         assert gap(model.dense(prepared).features, wanted) < TOLERANCE[torch.float32]
+
+
+def test_the_graph_keeps_no_folded_weight_and_makes_it_again_for_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    scaled = fold._scaled
+
+    def remember(*args: Any) -> tuple[Tensor, Tensor]:
+        weight, bias = scaled(*args)
+        made.append(weakref.ref(weight))
+        return weight, bias
+
+    monkeypatch.setattr(fold, "_scaled", remember)
+    layer = small()
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    out = layer(x)
+    assert len(made) == 1 and made[0]() is None
+    plain = plain_of(layer)
+    wanted = torch.autograd.grad(plain(x).square().sum(), [x, plain[0].weight])
+    found = torch.autograd.grad(out.square().sum(), [x, layer[0].weight])
+    assert len(made) == 2
+    for mine, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_weight_that_changed_before_backward_is_refused(fused: bool) -> None:
+    layer = small()
+    out = layer(torch.randn(2, 3, 8, 8, requires_grad=True))
+    layer[0].weight.grad = torch.ones_like(layer[0].weight)
+    torch.optim.SGD([layer[0].weight], lr=0.1, fused=fused).step()
+    with pytest.raises(RuntimeError, match="changed between its forward and backward"):
+        out.sum().backward()
