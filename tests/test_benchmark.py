@@ -34,7 +34,7 @@ def main(repository: Path) -> Callable[[list[str]], int]:
     return run
 
 
-@pytest.mark.parametrize("suite", ["assignment", "losses", "postprocess"])
+@pytest.mark.parametrize("suite", ["assignment", "losses", "memory", "postprocess", "step"])
 def test_a_suite_writes_one_json_line_per_case_and_finds_equality(
     suite: str,
     main: Callable[[list[str]], int],
@@ -52,11 +52,26 @@ def test_a_suite_writes_one_json_line_per_case_and_finds_equality(
         assert line["suite"] == suite
         assert line["equal"] is True
         assert line["ratio"] == pytest.approx(line["theirs"] / line["ours"], rel=1e-4)
-        assert line["peak_ratio"] > 0 and line["aa"] > 0
+        assert line["aa"] > 0
+        assert line["case"] == "share of peak" or line["peak_ratio"] > 0
         assert line["torch"] == torch.__version__
     shown = capsys.readouterr().out
     assert shown.count("(A/A ") == len(lines)
     assert shown.rstrip().splitlines()[-1].split()[0] == suite  # the short table comes last
+
+
+def test_a_step_has_the_same_operations_for_any_batch_and_waits_at_most_twice(
+    main: Callable[[list[str]], int], tmp_path: Path, threads: None
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert main(["counts", "--quick", "--json", str(path)]) == 0
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    ours, theirs = ({line["case"]: line[side] for line in lines} for side in ("ours", "theirs"))
+    assert ours["operations an image"] == ours["static operations an image"] == 0
+    assert ours["waits B=8"] <= 2 and ours["static waits B=8"] == 0
+    # What a count is worth is shown by the other side, whose figures are known.
+    assert theirs["operations an image"] > 100 and theirs["waits an image"] >= 9
+    assert ours["operations B=8"] < theirs["operations B=8"] / 2
 
 
 def test_losses_need_a_third_of_the_memory(threads: None) -> None:

@@ -311,7 +311,7 @@ def test_pictures_of_one_canvas_are_asked_about_together(tmp_path: Path) -> None
         shapes.append(tuple(prepared.images.shape))
         return inner(prepared, *rest)
 
-    world.teacher.model.dense = dense  # type: ignore[method-assign]
+    world.teacher.model.dense = dense  # type: ignore[method-assign,assignment]
     world.fill(batch_size=16)
     assert sorted(shape[2:] for shape in shapes) == [(64, 64), (64, 96)]
     assert sum(shape[0] for shape in shapes) == 10
