@@ -162,6 +162,7 @@ def finetune_custom(
     ):
         announce(protocol, source, folder, display)
         engine = Engine(config.engine, journal, display)
+        engine.say(engine.describe())
         model = loaded.model.to(engine.device)
         memory = _old_memory(model, remembered, old, budget, config, display)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)

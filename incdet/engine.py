@@ -78,8 +78,8 @@ class Engine:
     def describe(self) -> str:
         """The choices that depend on the device, in a line."""
         if self.device.type == "cuda":
-            return f"{torch.cuda.get_device_name(self.device)}, precision {self.precision}, channels last"
-        return f"{self.device.type}, {torch.get_num_threads()} threads, precision {self.precision}"
+            return f"device: {torch.cuda.get_device_name(self.device)}, precision {self.precision}, channels last"
+        return f"device: {self.device.type}, {torch.get_num_threads()} threads, precision {self.precision}"
 
     def say(self, text: str) -> None:
         """Puts a choice that was made for the user on the screen and into the log."""

@@ -161,6 +161,7 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
     ):
         announce(protocol, source, folder, shown)
         engine = Engine(config.engine, journal, shown)
+        engine.say(engine.describe())
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, shown, picked, background)
         first, first_results = learn_base(work, base)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,9 @@ def test_the_comparison_holds_every_method_against_joint(finished: Finished) -> 
 
 def test_the_log_tells_of_every_step_and_of_the_thresholds(finished: Finished) -> None:
     lines = [json.loads(line) for line in (finished.root / "log.jsonl").read_text().splitlines()]
+    said = [line["text"] for line in lines if line["event"] == "message"]
+    assert re.fullmatch(r"device: cpu, \d+ threads, precision off", said[0])
+    assert any(text.startswith("teacher: ") for text in said)  # what the device and the data chose for the user
     steps = [(line["method"], line["step"]) for line in lines if line["event"] == "step"]
     incremental = [name for name, method in METHODS.items() if not method.joint]
     assert sorted(steps) == sorted([("base", 1), ("joint", 3), *((name, t) for name in incremental for t in (2, 3))])
