@@ -34,7 +34,7 @@ def main(repository: Path) -> Callable[[list[str]], int]:
     return run
 
 
-@pytest.mark.parametrize("suite", ["assignment", "losses", "memory", "postprocess", "step"])
+@pytest.mark.parametrize("suite", ["assignment", "losses", "memory", "postprocess", "replay", "step"])
 def test_a_suite_writes_one_json_line_per_case_and_finds_equality(
     suite: str,
     main: Callable[[list[str]], int],
