@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.errors import InputError
-from incdet.graphs import GraphedNetwork
+from incdet.graphs import graph_of
 from incdet.iteration import Guard, Iteration, Lesson
 from incdet.journal import Journal
 from incdet.model import IncrementalRetinaNet, Prepared
@@ -124,7 +124,10 @@ class Engine:
         model.to(self.device).train()
         if self.device.type == "cuda":
             model.to(memory_format=torch.channels_last)
-        iteration = Iteration(self.accelerator, model, lesson, schedule, network=self._graph(model, canvas))
+        graph = None
+        if canvas is not None and self.accelerator.num_processes == 1:
+            graph = graph_of(model, self.precision, self.say)
+        iteration = Iteration(self.accelerator, model, lesson, schedule, network=graph)
         progress = _Phase(model, iteration.optimizer, self.accelerator.scaler, state)
         guard = Guard(state, lag=1 if self.device.type == "cuda" else 0)
         done = progress.restore(self.device)
@@ -160,16 +163,6 @@ class Engine:
     ) -> list[Prepared]:
         """The prepared micro-batches of one optimiser step, all of them before anything is computed."""
         return [model.prepare(*next(stream), canvas=canvas) for _ in range(self.settings.accumulation)]
-
-    def _graph(self, model: IncrementalRetinaNet, canvas: tuple[int, int] | None) -> GraphedNetwork | None:
-        """The network as a graph, where that is possible."""
-        if canvas is None or self.device.type != "cuda" or self.accelerator.num_processes > 1:
-            return None
-        if not model.recipe.frozen_norm:
-            self.say("static shapes: no graph in this phase, because its capture would move live BatchNorm statistics")
-            return None
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return GraphedNetwork(model, dtype, self.say)
 
     def _report(self, meter: _Meter, rate: float, phase: str, done: int, total: int) -> None:
         if not self.accelerator.is_main_process:

@@ -18,6 +18,22 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest difference that is allowed, relative to the largest value; cuDNN may choose other algorithms in a capture."""
 
 
+def graph_of(model: IncrementalRetinaNet, precision: str, say: Callable[[str], None]) -> GraphedNetwork | None:
+    """The network as a graph, where that is possible: on a GPU, with frozen norms.
+
+    Args:
+        model: On its device, in training mode.
+        precision: ``off``, ``bf16`` or ``fp16``.
+        say: Told why there is no graph on a GPU, and how the capture went.
+    """
+    if model.device.type != "cuda":
+        return None
+    if not model.recipe.frozen_norm:
+        say("static shapes: no graph in this phase, because its capture would move live BatchNorm statistics")
+        return None
+    return GraphedNetwork(model, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision), say)
+
+
 class GraphedNetwork:
     """Stands in for ``model(prepared)`` in a training step; eager for any batch of another shape.
 

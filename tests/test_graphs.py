@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from incdet.graphs import GraphedNetwork, _Tensors
+from incdet.graphs import GraphedNetwork, _Tensors, graph_of
 from incdet.model import IncrementalRetinaNet, Prepared
 from incdet.recipe import Recipe
 from incdet.vocab import Vocabulary
@@ -40,6 +41,19 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, make: Callable[[_Tensors], Any]) -
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
     return asked
+
+
+def test_there_is_no_graph_on_a_cpu_nor_over_live_norms(
+    model: IncrementalRetinaNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    assert graph_of(model, "off", said.append) is None and said == []
+    monkeypatch.setattr(IncrementalRetinaNet, "device", torch.device("cuda"))
+    graph = graph_of(model, "bf16", said.append)
+    assert isinstance(graph, GraphedNetwork) and said == []
+    model.recipe = dataclasses.replace(model.recipe, frozen_norm=False)
+    assert graph_of(model, "off", said.append) is None
+    assert len(said) == 1 and "live BatchNorm" in said[0]
 
 
 def test_a_graph_that_agrees_is_used_for_its_shape_alone(

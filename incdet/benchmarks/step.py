@@ -33,6 +33,8 @@ def rows(options: Options) -> Iterator[Row]:
     if options.device == "cuda":
         autocast = TheirStep(copy.deepcopy(detector), batch, options.device, torch.bfloat16)
         yield measure("step", f"{size} autocast", ours, autocast, equality, options, rounds)
+        static = OurStep(make_ours(detector), batch, options.device, static=True)
+        yield measure("step", f"{size} static shapes", static, autocast, equality, options, rounds)
     yield _share_of_peak(ours, options, rounds)
 
 

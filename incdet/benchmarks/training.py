@@ -30,6 +30,7 @@ from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.convert import from_torchvision
 from incdet.engine import chosen_precision
+from incdet.graphs import graph_of
 from incdet.iteration import Iteration, Lesson
 from incdet.model import IncrementalRetinaNet, Prepared
 from incdet.procedure import MethodLesson
@@ -131,7 +132,8 @@ class OurStep:
         self.canvas = (int(height), int(width)) if static else None
         schedule = Schedule(optimizer="sgd", lr=RATE, momentum=0.9, weight_decay=1e-4, clip=None)
         lesson = lesson or MethodLesson(PLAIN, self.model.recipe.box_loss)
-        self.iteration = Iteration(self.accelerator, self.model, lesson, schedule)
+        graph = graph_of(self.model, precision, print) if static else None
+        self.iteration = Iteration(self.accelerator, self.model, lesson, schedule, network=graph)
 
     def __call__(self) -> Tensor:
         """The loss before the update, a scalar on the device."""
