@@ -157,17 +157,18 @@ def make_ours(detector: nn.Module) -> IncrementalRetinaNet:
 def compare_steps(detector: nn.Module, batch: HostBatch, device: str) -> Equality:
     """One step of both from the same weights: losses, and how far the gradient of any parameter differs.
 
-    In float32 on a CPU they have to agree within 1e-5 and 1e-3 of the parameter's largest gradient; the precision that
-    a GPU chooses (bfloat16) allows 2e-2 of the loss.
+    In float32 on a CPU they have to agree within 1e-5 and, by Euclidean norm, 1e-3 of the parameter's gradient: where
+    the input of a ReLU is within rounding of zero, one side may open it and the other not (one in 400,000 was seen to
+    move single entries by 1e-3). The precision that a GPU chooses (bfloat16) allows 2e-2 of the loss.
     """
     first, second = TheirStep(copy.deepcopy(detector), batch, device), OurStep(make_ours(detector), batch, device)
     loss, own = first(), float(second())
     gap = 0.0
     for mine, other in zip(_momenta(second.iteration.optimizer), _momenta(first.optimizer), strict=True):
-        gap = max(gap, float((mine - other).abs().max() / other.abs().max().clamp(min=1e-12)))
+        gap = max(gap, float((mine - other).norm() / other.norm().clamp(min=1e-12)))
     apart = abs(own - loss) / max(1.0, abs(loss))
     holds = apart <= 1e-5 and gap <= 1e-3 if device == "cpu" else apart <= 2e-2
-    return Equality(holds, f"losses within {apart:.1e}, gradients within {gap:.1e} of the largest")
+    return Equality(holds, f"losses within {apart:.1e}, gradients within {gap:.1e} of their norm")
 
 
 def _momenta(optimizer: torch.optim.Optimizer) -> list[Tensor]:
