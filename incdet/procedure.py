@@ -186,19 +186,19 @@ def train(
     batches = training_batches(engine, model, records, training_set.groups(), config, schedule, seed)
     iterations = schedule_length(schedule, len(records))
     name = phase.rsplit(" ", 1)[-1]
+    canvas = None
+    if config.engine.static_shapes:
+        canvas = canvas_of(records, model.recipe, config.augment)
+        if canvas is None:
+            engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
     if lesson.teacher is not None:
         model.to(engine.device)
         draws = iterations * schedule.batch_size // engine.accelerator.num_processes
         asked = Asked(
             lesson.teacher.to(engine.device), lesson.question, lesson.decide, lesson.method, lesson.thresholds
         )
-        place = Phase(phase, model, records, draws, folder / f"{name}.responses.safetensors")
+        place = Phase(phase, model, records, draws, folder / f"{name}.responses.safetensors", canvas)
         lesson = replace(lesson, responder=choose_responder(engine, asked, place, config))
-    canvas = None
-    if config.engine.static_shapes:
-        canvas = canvas_of(records, model.recipe, config.augment)
-        if canvas is None:
-            engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
     state = folder / f"{name}.pt"
     engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state, canvas=canvas)
 

@@ -77,6 +77,7 @@ class Phase(NamedTuple):
         records: What the phase draws from.
         draws: Images it draws in all, on this process.
         file: Where the archive lies while the step lasts.
+        canvas: (H, W) that every batch is padded to; None where batches differ.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Phase(NamedTuple):
     records: Sequence[Record]
     draws: int
     file: Path
+    canvas: tuple[int, int] | None = None
 
 
 def choose_responder(engine: Engine, lesson: Asked, phase: Phase, config: Config) -> Responder:
@@ -129,7 +131,7 @@ def _archive(engine: Engine, lesson: Asked, phase: Phase, config: Config, flips:
     geometry = {
         "recipe": [model.recipe.to_json() for model in models], "flips": [*flips], "precision": engine.precision,
         "method": repr(lesson.method), "question": repr(lesson.question), "thresholds": cuts,
-        "classes": phase.student.vocab.names,
+        "classes": phase.student.vocab.names, "canvas": phase.canvas,
     }  # fmt: skip
     key = Key.of([model.state_dict() for model in models], phase.records, geometry)
     budget = config.engine.response_cache * MIB
@@ -144,6 +146,7 @@ def _archive(engine: Engine, lesson: Asked, phase: Phase, config: Config, flips:
             phase.student.train(),
             plain_images(engine, phase.student, phase.records, config),
             flips,
+            canvas=phase.canvas,
             budget=budget,
             batch_size=config.evaluation.batch_size,
             workers=min(config.engine.workers, os.cpu_count() or 1),
@@ -227,6 +230,7 @@ def fill(
     flips: Sequence[bool],
     *,
     budget: int,
+    canvas: tuple[int, int] | None = None,
     batch_size: int = 8,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -241,6 +245,7 @@ def fill(
         dataset: Without augmentation.
         flips: False for the images as they are, True for flipped ones, or both.
         budget: Bytes the archive may take.
+        canvas: (H, W) that the training pads every batch to; by default each picture has its own.
         batch_size: Pictures of a forward.
         workers: Processes that read images.
         progress: Told (entries done, entries in all).
@@ -261,7 +266,7 @@ def fill(
             for image, target in zip(images, targets, strict=True)
         ]
         with torch.random.fork_rng(devices=[]):  # preparing a batch for training draws its size
-            prepared = student.prepare(pictures, truths)
+            prepared = student.prepare(pictures, truths, canvas=canvas)
         parts.append(_ask(lesson, prepared, len(student.vocab)))
         for number, flipped in enumerate(flips):
             entry[index, int(flipped)] = torch.arange(len(index)) + done + number * len(index)
