@@ -201,17 +201,6 @@ def device_named(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def move(batch: Batch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """The batch with every tensor on ``device``."""
-    images, targets = batch
-
-    def moved(value: Any) -> Any:
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-    boxed = [{key: moved(value) for key, value in target.items()} for target in targets]
-    return [moved(image) for image in images], boxed
-
-
 class _Meter:
     """Means of the losses since the last line of the log, and images a second."""
 

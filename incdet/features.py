@@ -13,7 +13,6 @@ from torchvision.ops import roi_align
 
 from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
-from incdet.engine import move
 from incdet.model import Dense, IncrementalRetinaNet, Prepared
 
 
@@ -35,15 +34,13 @@ def object_features(
     Returns:
         Class name -> position in ``records`` -> (C,) float32 of length 1.
     """
-    device = next(model.parameters()).device
     training = model.training
     model.eval()
     dataset = DetectionDataset([record.restrict(names, record.coverage) for record in records], model.vocab)
     found: dict[str, dict[int, NDArray[np.float32]]] = {name: {} for name in names}
     for start in range(0, len(records), batch_size):
         places = range(start, min(start + batch_size, len(records)))
-        images, targets = move(collate([dataset[(0, place)] for place in places]), device)
-        prepared = model.prepare(images, targets)
+        prepared = model.prepare(*collate([dataset[(0, place)] for place in places]))
         pooled = _pool(model.dense(prepared), prepared, model.recipe.anchor_sizes)
         for place, target, features in zip(places, prepared.targets or [], pooled, strict=True):
             for name in names:

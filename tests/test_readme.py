@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from incdet.benchmarks import suite_names
 from incdet.cli import build_parser
 from incdet.config import load_config
 
@@ -41,6 +42,8 @@ def as_incdet(words: list[str]) -> list[str] | None:
         return words[1:]
     if words[0] == "python" and words[1].startswith("tools/"):
         assert (Path(__file__).parents[1] / words[1]).is_file()
+        if words[1] == "tools/benchmark.py":
+            return None
         return [VERB_OF_TOOL[Path(words[1]).stem], *words[2:]]
     return None
 
@@ -51,6 +54,14 @@ OURS = [words for words in map(as_incdet, commands()) if words is not None]
 def test_the_readme_shows_every_command() -> None:
     assert {words[0] for words in OURS} >= {"train", "evaluate", "extend", "check", "report", "methods"}
     assert {words[0] for words in commands()} <= {"python", "pip", "pytest", "incdet", "."}
+
+
+def test_the_benchmarks_of_the_readme_are_there() -> None:
+    shown = [words[2:] for words in commands() if words[:2] == ["python", "tools/benchmark.py"]]
+    assert [words for words in shown if "--quick" in words] and [words for words in shown if "--json" in words]
+    for words in shown:
+        named = [word for number, word in enumerate(words) if word[0] != "-" and words[number - 1] != "--json"]
+        assert set(named) <= set(suite_names())
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)

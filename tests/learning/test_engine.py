@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from incdet.config import Engine as Settings
 from incdet.config import Schedule
-from incdet.engine import Batch, Engine, learning_rate, move
+from incdet.engine import Batch, Engine, learning_rate
 from incdet.errors import TrainingError
 from incdet.iteration import Guard, make_optimizer
 from incdet.journal import Journal
@@ -143,11 +143,6 @@ def test_optimisers_are_fused_and_hold_what_trains(name: str, kind: type[torch.o
     assert group["fused"] is True and group["lr"] == 0.3 and group["weight_decay"] == 0.02
     assert name == "adamw" or group["momentum"] == 0.7
     assert len(group["params"]) == len(model.trainable_names()) < len(list(model.parameters()))
-
-
-def test_a_batch_moves_whole() -> None:
-    images, targets = move(([torch.ones(3, 4, 4)], [{**target([BOX], [1]), "image_id": 7}]), torch.device("meta"))
-    assert images[0].device.type == targets[0]["boxes"].device.type == "meta" and targets[0]["image_id"] == 7
 
 
 # --- training
