@@ -133,7 +133,7 @@ def learn_step(
     config: Config,
     folder: Path,
 ) -> StepOutcome:
-    """Teaches a copy of ``before`` the classes of ``view``; ``before`` itself is left as it is.
+    """Teaches a copy of ``before`` the classes of ``view``; ``before`` itself is left as it is, but moves to the CPU.
 
     Args:
         engine: Trains.
@@ -150,6 +150,8 @@ def learn_step(
     torch.manual_seed(_seed(config, view.step, "growth"))
     student.grow(view.names)
     teacher = Teacher(before).to(engine.device) if method.needs_teacher else None
+    # What follows works on copies; the original would only take memory from them.
+    before.to("cpu")
 
     training_set = build_training_set(view, memory, method)
     thresholds = fit_teacher(teacher, view, memory, config) if teacher and method.pseudo_labels else None

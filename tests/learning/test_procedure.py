@@ -78,6 +78,25 @@ def test_a_step_leaves_its_teacher_as_it_is_and_returns_a_grown_student(scenery:
     assert outcome.thresholds is not None and outcome.thresholds.high.shape == (2,)
 
 
+def test_the_original_leaves_the_device_before_training(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    to, fit = IncrementalRetinaNet.to, Engine.fit
+
+    def moved(self: IncrementalRetinaNet, *where: Any, **how: Any) -> Any:
+        if self is scenery.before:
+            events.append(str(where[0]))
+        return to(self, *where, **how)
+
+    def fitted(self: Engine, *work: Any, **how: Any) -> None:
+        events.append("fit")
+        fit(self, *work, **how)
+
+    monkeypatch.setattr(IncrementalRetinaNet, "to", moved)
+    monkeypatch.setattr(Engine, "fit", fitted)
+    learn(scenery, "finetune")
+    assert events == ["cpu", "fit"]
+
+
 def test_batch_norm_stands_still_after_step_one(scenery: Scenery) -> None:
     after = state_of(learn(scenery, "finetune").model)
     norms = [name for name in after if "running_" in name]
