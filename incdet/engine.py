@@ -125,7 +125,8 @@ class Engine:
         if self.device.type == "cuda":
             model.to(memory_format=torch.channels_last)
         graph = None
-        if canvas is not None and self.accelerator.num_processes == 1:
+        # A replay writes its gradients where those of the one before lie, which a second micro-batch still needs.
+        if canvas is not None and self.accelerator.num_processes == self.settings.accumulation == 1:
             graph = graph_of(model, self.precision, self.say)
         iteration = Iteration(self.accelerator, model, lesson, schedule, network=graph)
         progress = _Phase(model, iteration.optimizer, self.accelerator.scaler, state)

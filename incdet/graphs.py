@@ -51,7 +51,7 @@ class GraphedNetwork:
         self._replay: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
     def __call__(self, prepared: Prepared) -> Dense:
-        """The dense outputs; those of a graph are overwritten by its next replay."""
+        """The dense outputs; those of a graph are overwritten by its next replay, and its features carry no gradient."""
         if self._shape is None:
             self._shape = prepared.images.shape
             self._replay = self._capture(prepared)
@@ -96,7 +96,8 @@ class _Tensors(nn.Module):
         """(B, 3, H, W) -> logits, deltas, the L features, and the stem where the model has one."""
         dense = self.model.dense(Prepared(images, [], [], None))
         stem = () if dense.stem is None else (dense.stem,)
-        return (dense.logits, dense.deltas, *dense.features, *stem)
+        # No loss reads the features; with a graph their gradients would be filled with zeros and added in every step.
+        return (dense.logits, dense.deltas, *(feature.detach() for feature in dense.features), *stem)
 
 
 def _probe(

@@ -75,6 +75,7 @@ def test_a_graph_that_agrees_is_used_for_its_shape_alone(
         prepared = batch(model, seed, canvas)
         found, wanted = graphed(prepared), model(prepared)
         assert torch.equal(found.logits, wanted.logits) and torch.equal(found.deltas, wanted.deltas)
+        assert found.logits.requires_grad and found.deltas.requires_grad
         assert found.anchors is wanted.anchors and len(found.features) == len(wanted.features)
         assert all(torch.equal(mine, other) for mine, other in zip(found.features, wanted.features, strict=True))
     assert asked == [torch.Size([2, 3, 64, 64])]
