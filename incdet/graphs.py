@@ -51,7 +51,7 @@ class GraphedNetwork:
         self._replay: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
     def __call__(self, prepared: Prepared) -> Dense:
-        """The dense outputs; those of a graph are overwritten by its next replay, and its features carry no gradient."""
+        """The dense outputs; those of a graph are overwritten by its next replay, its features carry no gradient."""
         if self._shape is None:
             self._shape = prepared.images.shape
             self._replay = self._capture(prepared)
