@@ -117,8 +117,9 @@ class Folding(nn.Module):
 
     @classmethod
     def pairs(cls, module: nn.Module) -> Iterable[tuple[str, str]]:
-        """The names of children that run one directly after the other."""
-        raise NotImplementedError
+        """The names of children that run one directly after the other; by default each and its neighbour."""
+        names = list(module._modules)
+        return zip(names, names[1:], strict=False)
 
     def train(self, mode: bool = True) -> Any:
         """As ``nn.Module.train``; what was folded is dropped."""
@@ -135,11 +136,6 @@ class Folding(nn.Module):
 
 class _Chain(Folding):
     """Children that run one after the other."""
-
-    @classmethod
-    def pairs(cls, module: nn.Module) -> Iterable[tuple[str, str]]:
-        names = list(module._modules)
-        return zip(names, names[1:], strict=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return run_chain(self, list(self._modules), x)[0]
