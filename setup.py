@@ -48,7 +48,7 @@ setup(
         ],
         "tensorboard": ["tensorboard"],  # engine.tensorboard
     },
-    entry_points={"console_scripts": ["incdet=incdet.cli:main"]},
+    entry_points={"console_scripts": ["incdet=incdet.app.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

@@ -30,32 +30,32 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from incdet.checkpoint import load, save
+    from incdet.app.extend import evaluate_checkpoint, finetune_custom
+    from incdet.app.run import run as train
     from incdet.config import Config, load_config
-    from incdet.convert import from_torchvision, to_torchvision
-    from incdet.custom import evaluate_checkpoint, finetune_custom
     from incdet.errors import Finding, InputError
-    from incdet.model import IncrementalRetinaNet, Recipe
-    from incdet.report import write_report
-    from incdet.run import run as train
+    from incdet.network.checkpoint import load, save
+    from incdet.network.retinanet import IncrementalRetinaNet, Recipe
+    from incdet.network.torchvision import from_torchvision, to_torchvision
+    from incdet.report.html import write_report
     from incdet.vocab import Vocabulary
 
 _HOME = {
     "Config": "incdet.config:Config",
     "Finding": "incdet.errors:Finding",
-    "IncrementalRetinaNet": "incdet.model:IncrementalRetinaNet",
+    "IncrementalRetinaNet": "incdet.network.retinanet:IncrementalRetinaNet",
     "InputError": "incdet.errors:InputError",
-    "Recipe": "incdet.model:Recipe",
+    "Recipe": "incdet.network.retinanet:Recipe",
     "Vocabulary": "incdet.vocab:Vocabulary",
-    "evaluate_checkpoint": "incdet.custom:evaluate_checkpoint",
-    "finetune_custom": "incdet.custom:finetune_custom",
-    "from_torchvision": "incdet.convert:from_torchvision",
-    "load": "incdet.checkpoint:load",
+    "evaluate_checkpoint": "incdet.app.extend:evaluate_checkpoint",
+    "finetune_custom": "incdet.app.extend:finetune_custom",
+    "from_torchvision": "incdet.network.torchvision:from_torchvision",
+    "load": "incdet.network.checkpoint:load",
     "load_config": "incdet.config:load_config",
-    "save": "incdet.checkpoint:save",
-    "to_torchvision": "incdet.convert:to_torchvision",
-    "train": "incdet.run:run",  # not `run`: that is the module's name
-    "write_report": "incdet.report:write_report",
+    "save": "incdet.network.checkpoint:save",
+    "to_torchvision": "incdet.network.torchvision:to_torchvision",
+    "train": "incdet.app.run:run",  # not `run`: that is the module's name
+    "write_report": "incdet.report.html:write_report",
 }
 
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from incdet.cli import main
+from incdet.app.cli import main
 
 sys.exit(main())

@@ -20,6 +20,8 @@ settings.load_profile("incdet")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports albumentations; it would ask the network
 
+pytest_plugins = ["finished_run"]
+
 
 class CocoFolder(NamedTuple):
     """A COCO data set on disk."""
@@ -91,7 +93,7 @@ def incdet_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Command]
     """Run ``incdet`` in this process and catch what it prints."""
 
     def call(*words: object) -> Command:
-        from incdet.cli import main
+        from incdet.app.cli import main
 
         capsys.readouterr()
         try:

@@ -10,45 +10,29 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "incdet"
 
-# Imports point downwards, or sideways within a group; `network` and `data` are strangers.
-WORDS = {"background", "errors", "vocab", "losses", "assign", "boxes", "yamlfile", "recipe", "sizes"}
-NETWORK = {
-    "backbones", "heads", "model", "convert", "checkpoint", "weights", "postprocess", "transform", "targets", "fold",
-    "graphs",
-}  # fmt: skip
-LEARNING = {
-    "config", "schema", "engine", "iteration", "methods", "distill", "teacher", "pseudo", "memory", "features",
-    "responses", "archive", "guidance", "procedure", "evaluate", "matching", "cocoeval", "metrics", "results",
-    "samples", "sources", "journal", "runfolder", "batches",
-}  # fmt: skip
-PEOPLE = {"cli", "__main__", "report", "viz", "run", "custom", "console", "benchmarks", "predict", "export"}
-GROUPS = {"words": WORDS, "network": NETWORK, "learning": LEARNING, "people": PEOPLE}
-BELOW = {
-    "words": {"words"},
-    "network": {"words", "network"},
-    "data": {"words", "data"},
-    "learning": {"words", "network", "data", "learning"},
-    "people": {"words", "network", "data", "learning", "people"},
-}
+# A folder is a layer: it may import from those before it, and from itself. Modules beside the folders are below all.
+LAYERS = (
+    "config", "ops", "data", "network", "evaluation", "distillation", "memory", "methods", "training", "report", "app",
+)  # fmt: skip
+STRANGERS = (("network", "data"), ("ops", "config"), ("report", "training"))
 TORCH_FREE = [
-    "incdet", "incdet.errors", "incdet.vocab", "incdet.config", "incdet.cli", "incdet.metrics", "incdet.results",
-    "incdet.report", "incdet.viz", "incdet.data.records", "incdet.data.formats", "incdet.data.checks",
-    "incdet.data.protocols", "incdet.data.shapes",
+    "incdet", "incdet.errors", "incdet.vocab", "incdet.config", "incdet.app.cli", "incdet.evaluation.metrics",
+    "incdet.evaluation.results", "incdet.report.html", "incdet.report.plots", "incdet.data.records",
+    "incdet.data.formats", "incdet.data.formats.checks", "incdet.data.protocols", "incdet.data.shapes",
 ]  # fmt: skip
 
 
-def modules() -> list[str]:
-    paths = (path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py"))
-    return sorted(".".join(path.parts).removesuffix(".__init__") for path in paths)
+def modules() -> dict[str, Path]:
+    paths = {path: path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")}
+    return {".".join(short.parts).removesuffix(".__init__"): path for path, short in sorted(paths.items())}
 
 
-def group_of(module: str) -> str:
+def layer_of(module: str) -> int:
+    """The rank of a module's folder; the package itself and `python -m` offer names of every layer."""
     words = module.split(".")
-    if words[1] == "data":
-        return "data"
-    homes = [group for group, names in GROUPS.items() if words[1] in names]
-    assert len(homes) == 1, f"{module} has to stand in exactly one layer of this test, not in {homes}"
-    return homes[0]
+    if module in ("incdet", "incdet.__main__"):
+        return len(LAYERS)
+    return LAYERS.index(words[1]) if words[1] in LAYERS else -1
 
 
 def imports_of(source: str, module: str, known: list[str]) -> Iterator[str]:
@@ -62,43 +46,67 @@ def imports_of(source: str, module: str, known: list[str]) -> Iterator[str]:
             names = [name if name in known else str(node.module) for name in joined]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] == "incdet")
+        yield from (name for name in names if name.split(".")[0] == "incdet" and name != "incdet")
 
 
-def upward_imports(sources: dict[str, str]) -> list[str]:
-    known = list(sources)
+def forbidden_imports(sources: dict[str, str]) -> list[str]:
+    strangers = {frozenset(LAYERS.index(name) for name in pair) for pair in STRANGERS}
     return [
-        f"{module} ({group_of(module)}) imports {name} ({group_of(name)})"
+        f"{module} imports {name}"
         for module, source in sources.items()
-        if module != "incdet"  # the package offers names of every layer, lazily
-        for name in imports_of(source, module, known)
-        if name != "incdet" and group_of(name) not in BELOW[group_of(module)]
+        for name in imports_of(source, module, list(sources))
+        if layer_of(name) > layer_of(module) or frozenset((layer_of(name), layer_of(module))) in strangers
     ]
 
 
-def test_imports_point_downwards() -> None:
-    sources = {
-        name: (PACKAGE.parent / Path(*name.split(".")) / "__init__.py").read_text("utf-8")
-        if (PACKAGE.parent / Path(*name.split("."))).is_dir()
-        else (PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").read_text("utf-8")
-        for name in modules()
-    }
-    assert len(sources) > 20
-    assert upward_imports(sources) == []
+def circles(sources: dict[str, str]) -> list[tuple[str, ...]]:
+    """Groups of modules that import each other, directly or not, at any depth of their code."""
+    arrows = {module: {*imports_of(source, module, list(sources))} - {module} for module, source in sources.items()}
+    below: dict[str, set[str]] = {module: set() for module in arrows}
+    for module in arrows:
+        waiting = [module]
+        while waiting:
+            for name in arrows.get(waiting.pop(), ()):
+                if name not in below[module]:
+                    below[module].add(name)
+                    waiting.append(name)
+    return sorted({tuple(sorted(n for n in below[m] if m in below[n])) for m in below if m in below[m]})
+
+
+def sources() -> dict[str, str]:
+    return {name: path.read_text("utf-8") for name, path in modules().items()}
+
+
+def test_every_folder_is_a_layer_and_tests_mirror_them() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(LAYERS)
+    assert folders <= {path.name for path in (PACKAGE.parent / "tests").iterdir()}
+
+
+def test_imports_point_downwards_and_make_no_circle() -> None:
+    found = sources()
+    assert len(found) > 20
+    assert forbidden_imports(found) == []
+    assert circles(found) == []
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("incdet.model", "from incdet.data.records import Record"),
-        ("incdet.data.records", "import incdet.model"),
-        ("incdet.losses", "def f():\n    from incdet import model"),
-        ("incdet.memory", "from incdet.cli import main"),
+        ("incdet.network.retinanet", "from incdet.data.records import Record"),
+        ("incdet.data.records", "import incdet.network.retinanet"),
+        ("incdet.ops.losses", "def f():\n    from incdet.network import retinanet"),
+        ("incdet.memory.exemplars", "from incdet.app.cli import main"),
+        ("incdet.errors", "from incdet.config import Config"),
     ],
 )
 def test_an_upward_import_is_found(module: str, source: str) -> None:
-    sources = {name: "" for name in modules()} | {module: source}
-    assert len(upward_imports(sources)) == 1
+    assert len(forbidden_imports({name: "" for name in modules()} | {module: source})) == 1
+
+
+def test_a_circle_is_found() -> None:
+    first, second = "incdet.ops.boxes", "incdet.ops.losses"
+    assert circles({first: f"import {second}", second: f"import {first}"}) == [(first, second)]
 
 
 def test_no_module_is_too_long() -> None:

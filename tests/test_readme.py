@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks import suite_names
 
-from incdet.benchmarks import suite_names
-from incdet.cli import build_parser
+from incdet.app.cli import build_parser
 from incdet.config import load_config
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def test_links_lead_somewhere(repository: Path) -> None:
 
 
 def test_the_table_of_methods_is_complete() -> None:
-    from incdet.methods import METHODS
+    from incdet.methods.base import METHODS
 
     section = TEXT.split("## Methods", 1)[1].split("\n## ", 1)[0]
     assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == set(METHODS)

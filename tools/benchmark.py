@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from incdet.benchmarks import suite, suite_names
+from benchmarks import suite, suite_names
 
 if TYPE_CHECKING:
-    from incdet.benchmarks.harness import Row
+    from benchmarks.harness import Row
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,8 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"unknown suite {', '.join(unknown)}; known: {', '.join(names)}")
 
     import torch  # --help answers without it
-
-    from incdet.benchmarks.harness import Options
+    from benchmarks.harness import Options
 
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from incdet.cli import run_tool
+from incdet.app.cli import run_tool
 
 if __name__ == "__main__":
     sys.exit(run_tool("extend"))

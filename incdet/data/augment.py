@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from incdet.data.geometry import Planes, to_image, to_planes
 from incdet.data.photometric import STILL, Jitter, apply_jitter, draw_jitter
 from incdet.data.records import Boxes
+from incdet.data.resize import Planes, to_image, to_planes
 
 SMALLEST_SIDE = 0.1
 """Pixels: a thinner box after the transforms is no object any more; resizing a box of one pixel can make it so."""

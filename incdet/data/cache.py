@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from incdet.data.geometry import Planes
+from incdet.data.resize import Planes
 
 MIB = 2**20
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from incdet.data.augment import BoxPipeline, Changes, apply_changes, changed_boxes
 from incdet.data.buffers import BufferPool
 from incdet.data.cache import ImageCache, Place
-from incdet.data.geometry import Geometry, Image, Planes, resize, resize_boxes, to_planes
 from incdet.data.packing import Batch, PackedLoader, Target, pack
 from incdet.data.records import Boxes, Record
+from incdet.data.resize import Geometry, Image, Planes, resize, resize_boxes, to_planes
 from incdet.errors import Finding, InputError
 from incdet.vocab import Vocabulary
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from incdet.data.geometry import Planes, to_image
+from incdet.data.resize import Planes, to_image
 
 Table = NDArray[np.uint8]
 BRIGHTNESS = CONTRAST = 0.2

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from incdet.data.coco import write_coco
+from incdet.data.formats.coco import write_coco
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
 

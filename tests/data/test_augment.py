@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from incdet.data.augment import SMALLEST_SIDE, BoxPipeline, apply_changes, build_pipeline, changed_boxes
-from incdet.data.geometry import to_image, to_planes
+from incdet.data.resize import to_image, to_planes
 
 
 def run(name: str, image: NDArray[np.uint8], boxes: NDArray[np.float32], seed: int

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from incdet.data.cache import ImageCache, Place
-from incdet.data.geometry import Planes
+from incdet.data.resize import Planes
 
 PLACES = [Place(Path(f"{number}.jpg"), 4, 5 + number) for number in range(6)]
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from incdet.data.augment import build_pipeline
 from incdet.data.cache import ImageCache
-from incdet.data.coco import read_coco
 from incdet.data.dataset import DetectionDataset, DrawSampler, collate, eval_loader, make_loader, read_image
-from incdet.data.geometry import Geometry
+from incdet.data.formats.coco import read_coco
 from incdet.data.packing import pack
 from incdet.data.records import Record
+from incdet.data.resize import Geometry
 from incdet.data.shapes import CLASSES, write_shapes
 from incdet.errors import InputError
 from incdet.vocab import Vocabulary

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
+from incdet.data.formats.voc import VOC_CLASSES
 from incdet.data.protocols import class_order, parse_steps
-from incdet.data.voc import VOC_CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from incdet.data.coco import read_coco
 from incdet.data.dataset import read_image
+from incdet.data.formats.coco import read_coco
 from incdet.data.shapes import CLASSES, draw_image, write_shapes
 from incdet.errors import InputError
 
@@ -108,6 +108,7 @@ def test_the_box_frames_the_silhouette() -> None:
 
 
 def test_drawing_needs_no_torch() -> None:
-    modules = ", ".join(f"incdet.data.{name}" for name in ("checks", "formats", "protocols", "records", "shapes"))
+    names = ("formats.checks", "formats", "protocols", "records", "shapes")
+    modules = ", ".join(f"incdet.data.{name}" for name in names)
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

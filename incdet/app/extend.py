@@ -1,0 +1,250 @@
+"""A checkpoint and somebody's own annotations: score the one on the other, or teach it their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from incdet.app.progress import Display
+from incdet.app.run import Run, announce, conclude, learn_steps
+from incdet.app.run_folder import CONFIG, claim, refuse_other_run
+from incdet.config import Config, load_config
+from incdet.data.formats import read_coco, read_voc
+from incdet.data.images import check_pictures
+from incdet.data.protocols import Protocol
+from incdet.data.records import LabelledSet, Record
+from incdet.data.sources import Source
+from incdet.errors import Finding, InputError, suggest
+from incdet.evaluation.detections import detect
+from incdet.evaluation.metrics import group_mean
+from incdet.evaluation.results import SCHEMA, Results, write_json
+from incdet.evaluation.scoring import score
+from incdet.memory.exemplars import Budget, Memory
+from incdet.methods.base import get_method
+from incdet.network import checkpoint
+from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.report.samples import pick_samples
+from incdet.training.engine import Engine, device_named
+from incdet.training.log import Journal
+from incdet.training.worker import Background
+from incdet.vocab import Vocabulary
+
+
+def read_annotations(path: Path, images: Path | None) -> LabelledSet:
+    """A COCO file with its image folder, or a folder of XML files beside their images (or in a folder ``train``).
+
+    Raises:
+        InputError: Whatever is wrong with them.
+    """
+    if images is None and not path.is_dir():
+        raise InputError(Finding(str(path), "images", "the folder of the images is not given", "add --images DIR"))
+    data = read_voc(path, split="train") if images is None else read_coco(path, images)
+    if findings := check_pictures(data.records):
+        raise InputError(findings)
+    return data
+
+
+def evaluate_checkpoint(
+    path: Path,
+    annotations: Path,
+    images: Path | None,
+    *,
+    output: Path | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
+
+    Returns:
+        ``{"schema", "checkpoint", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}}, "skipped": [names]}``.
+
+    Raises:
+        InputError: A file cannot be used, or model and annotations share no class.
+    """
+    model = checkpoint.load(path).model
+    data = read_annotations(annotations, images)
+    shared = [name for name in model.vocab.names if name in data.names]
+    if not shared:
+        raise InputError(
+            Finding(
+                str(annotations),
+                "categories",
+                f"share no class with the checkpoint ({', '.join(data.names[:10])})",
+                f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories",
+            )
+        )
+    model.to(device_named(device))
+    detections = detect(model, data.records, batch_size=batch_size)
+    scores = {
+        name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared
+    }
+    value = {
+        "schema": SCHEMA,
+        "checkpoint": str(path),
+        "images": len(data),
+        "AP": group_mean(scores, shared, "AP"),
+        "AP50": group_mean(scores, shared, "AP50"),
+        "per_class": {name: {"AP": one and one.AP, "AP50": one and one.AP50} for name, one in scores.items()},
+        "skipped": sorted(set(data.names) ^ set(model.vocab.names)),
+    }
+    if output is not None:
+        write_json(output, value)
+    return value
+
+
+def finetune_custom(
+    path: Path,
+    data: Path,
+    images: Path | None,
+    *,
+    output: Path,
+    classes: Sequence[str] | None = None,
+    method: str = "incdet",
+    overrides: Sequence[str] = (),
+    old_data: Path | None = None,
+    old_images: Path | None = None,
+    test_data: Path | None = None,
+    test_images: Path | None = None,
+) -> Path:
+    """Teaches the checkpoint at ``path`` the classes of somebody's own annotation file, as one more step.
+
+    Settings come from the run the checkpoint lies in, where there is one, then from ``overrides``. Exemplars come from
+    that run's memory; where it has none, they are chosen from ``old_data``; where there is neither, the method goes
+    without replay.
+
+    Args:
+        path: Checkpoint folder.
+        data: COCO JSON, or a folder of VOC XML files.
+        images: Image folder of a COCO file.
+        output: Run folder of its own.
+        classes: The classes to learn; all of the file's if None.
+        method: Name of the method.
+        overrides: ``key=value`` settings.
+        old_data: Annotations of old classes, to choose exemplars from.
+        old_images: Their image folder.
+        test_data: Annotations to measure old and new classes on, before and after.
+        test_images: Their image folder.
+
+    Returns:
+        The run folder; the new checkpoint is its ``step_<t>``.
+
+    Raises:
+        InputError: Anything that is wrong with the input; nothing has been trained then.
+    """
+    config = _config(path, output, method, overrides)
+    chosen = get_method(method)
+    if chosen.joint:
+        raise InputError(
+            Finding("command line", "method joint", "needs the data of all steps", "use another: incdet methods")
+        )
+    refuse_other_run(config, resume=False)
+    loaded = checkpoint.load(path)
+    own = read_annotations(data, images)
+    names = new_classes(loaded.model.vocab, own, classes, data)
+    step = len(loaded.model.vocab.steps) + 1
+    protocol = Protocol(
+        "+".join(str(len(part)) for part in (*loaded.model.vocab.steps, names)), "as taught",
+        (*loaded.model.vocab.steps, names), "overlap",
+    )  # fmt: skip
+    test = read_annotations(test_data, test_images).records if test_data is not None else ()
+    source = Source(list(own.records), _numbered(test), own.names, dict(own.source_ids), own.warnings)
+    old = read_annotations(old_data, old_images).records if old_data is not None else ()
+    budget = Budget(config.memory.total, config.memory.per_class)
+    if chosen.replay:
+        budget.quotas(protocol.names)
+    remembered = _stored_memory(path, step - 1)
+    folder = claim(config)
+    with (
+        Journal(folder.root, tensorboard=config.engine.tensorboard) as journal,
+        Display() as display,
+        Background() as background,
+    ):
+        announce(protocol, source, folder, display)
+        engine = Engine(config.engine, journal, display)
+        engine.say(engine.describe())
+        model = loaded.model.to(engine.device)
+        memory = _old_memory(model, remembered, old, budget, config, display)
+        samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
+        work = Run(config, source, protocol, folder, engine, display, samples, background)
+        before = work.results(chosen.name)
+        display.prefix = chosen.name
+        work.measure(model, before, step - 1, folder.root, seconds=None)
+        results = learn_steps(work, chosen, model, before, memory, start=step)
+        conclude(work, [results])
+        _tell(results, step, display)
+    return folder.root
+
+
+def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path) -> tuple[str, ...]:
+    """The classes to learn, checked against those the detector knows and those the file has.
+
+    Raises:
+        InputError: A class is already known, or the file lacks it or any object of it.
+    """
+    wanted = tuple(classes) if classes else own.names
+    fresh = [name for name in own.names if name not in vocab]
+    findings = []
+    for name in wanted:
+        if name not in own.names:
+            findings.append(Finding(str(file), f"class {name!r}", "is not in the file", suggest(name, own.names)))
+        elif name in vocab:
+            fix = f"name the new ones: --classes {' '.join(repr(one) for one in fresh)}" if fresh else "rename it"
+            findings.append(Finding(str(file), f"class {name!r}", "is already known to the checkpoint", fix))
+        elif not any(record.counts([name]) for record in own.records):
+            findings.append(Finding(str(file), f"class {name!r}", "has no object", "annotate some, or leave it out"))
+    if findings:
+        raise InputError(findings)
+    return wanted
+
+
+def _config(path: Path, output: Path, method: str, overrides: Sequence[str]) -> Config:
+    """The settings of the run that made the checkpoint, or the defaults, as those of a run of their own."""
+    parents = [path.resolve(), *path.resolve().parents][:4]
+    frozen = next((parent / CONFIG for parent in parents if (parent / CONFIG).is_file()), None)
+    own = [f"output={output}", f"methods=[{method}]", "base=null", "without=[]"]
+    return load_config(frozen, [*own, *overrides])
+
+
+def _stored_memory(path: Path, step: int) -> Memory | None:
+    manifest = path.resolve().parent / "memory" / f"step_{step}.json"
+    return Memory.load(manifest) if manifest.is_file() else None
+
+
+def _old_memory(
+    model: IncrementalRetinaNet,
+    stored: Memory | None,
+    old: Sequence[Record],
+    budget: Budget,
+    config: Config,
+    display: Display,
+) -> Memory:
+    """Exemplars of the old classes: the stored ones, else chosen from ``old``, else none."""
+    from incdet.training.increment import choose_exemplars
+
+    if stored is not None:
+        display.say(f"memory: {len(stored)} exemplars of the run that made the checkpoint")
+        return replace(stored, budget=budget).reduce(list(stored.exemplars))
+    if not old:
+        display.say("memory: none (give --old-data to choose exemplars of the old classes)")
+        return Memory.empty(budget)
+    known = model.vocab.names
+    records = [record.restrict(known) for record in old if record.counts(known)]
+    memory = choose_exemplars(model, records, known, Memory.empty(budget), config)
+    display.say(f"memory: {len(memory)} exemplars chosen from {len(records)} old images")
+    return memory
+
+
+def _numbered(records: Sequence[Record]) -> list[Record]:
+    return [replace(record, image_id=number) for number, record in enumerate(records, start=1)]
+
+
+def _tell(results: Results, step: int, display: Display) -> None:
+    before, after = results.groups(step - 1), results.groups(step)
+    old = (before["all"], after["old"])
+    if old[0] is None and after["new"] is None:
+        display.say("nothing was measured: give --test-data, or run tools/evaluate.py on the new checkpoint")
+        return
+    words = ["-" if value is None else f"{100 * value:.1f}" for value in (*old, after["new"])]
+    display.say(f"old classes: AP50 {words[0]} before, {words[1]} after; new classes: {words[2]}")

@@ -1,0 +1,300 @@
+"""The settings of a run and their types, ranges and defaults; the docstring below a field is its description."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+
+from incdet.config.yamlfile import write_yaml
+from incdet.errors import suggest
+
+Flag = Annotated[bool, Strict(False)]  # YAML 1.2 reads `no` as a word; on a switch its meaning is plain
+_SectionT = TypeVar("_SectionT", bound="_Section")
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True,
+                              allow_inf_nan=False)
+
+
+def _exclusive(section: _SectionT, first: str, second: str) -> _SectionT:
+    """``section`` with one of two exclusive keys: the one that was given, else the default."""
+    if getattr(section, first) is not None and getattr(section, second) is not None:
+        if {first, second} <= section.model_fields_set:
+            raise ValueError(f"`{first}` and `{second}` exclude each other: give one")
+        unset = second if first in section.model_fields_set else first
+        object.__setattr__(section, unset, None)
+    if getattr(section, first) is None and getattr(section, second) is None:
+        raise ValueError(f"one of `{first}` and `{second}` has to be given")
+    return section
+
+
+class Split(_Section):
+    """One annotation file in COCO format and the folder of its images, relative to ``data.root``."""
+
+    annotations: Path
+    """COCO JSON file."""
+    images: Path
+    """Folder that holds the images the file names."""
+
+
+class Limit(_Section):
+    """Seeded subsets of the images that hold a class of the protocol."""
+
+    train: Positive | None = None
+    """Most training images; null takes all."""
+    test: Positive | None = None
+    """Most test images; null takes all."""
+
+
+class Data(_Section):
+    """Where images and annotations come from."""
+
+    format: Literal["shapes", "coco", "voc"] = "shapes"
+    """`shapes` is drawn on the spot, `coco` is a JSON file and an image folder, `voc` a devkit of XML files."""
+    root: Path = Path("runs/data")
+    """Folder of the data. Left out: a folder under OUTPUT/data for shapes, else INCDET_DATA of the environment."""
+    train: Split | None = None
+    """Training split (coco)."""
+    test: Split | None = None
+    """Test split (coco)."""
+    train_splits: tuple[str, ...] = ("2007_trainval",)
+    """Training splits as YEAR_SPLIT (voc)."""
+    test_splits: tuple[str, ...] = ("2007_test",)
+    """Test splits as YEAR_SPLIT (voc)."""
+    train_images: Positive = 600
+    """Training images to draw (shapes)."""
+    test_images: Positive = 200
+    """Test images to draw (shapes)."""
+    image_size: Annotated[int, Field(ge=32)] = 96
+    """Side of a drawn image in pixels (shapes)."""
+    draw_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the drawing (shapes); independent of `seed`, so that repeated runs see the same images."""
+    limit: Limit = Limit()
+    """Seeded subsets of the images."""
+    keep_empty: Flag = False
+    """Keep training images without a visible object."""
+
+    @model_validator(mode="after")
+    def _coco_names_its_files(self) -> Data:
+        missing = [name for name in ("train", "test") if getattr(self, name) is None]
+        if self.format == "coco" and missing:
+            raise ValueError(f"format coco needs data.{missing[0]} with `annotations` and `images`")
+        return self
+
+
+class Model(_Section):
+    """The detector."""
+
+    detector: Literal["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"] | None = None
+    """A torchvision builder, which fixes backbone, channels, norm and box loss; null builds from the keys below."""
+    backbone: str = "resnet50"
+    """tiny, resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or mobilenet_v3_large."""
+    weights: str | None = None
+    """A torchvision name (ResNet50_Weights.IMAGENET1K_V1), a local .safetensors / .pth file, or null for none."""
+    channels: Positive = 256
+    """Channels of the feature pyramid and the towers."""
+    tower_depth: Annotated[int, Field(ge=0)] = 4
+    """Convolutions in each tower."""
+    norm: Literal["group", "batch"] | None = None
+    """Normalisation in the towers."""
+    box_loss: Literal["l1", "giou"] = "l1"
+    """Loss of the box branch."""
+    trainable_layers: Annotated[int, Field(ge=0)] = 3
+    """Backbone stages that train, counted from the top."""
+    min_size: tuple[Positive, ...] = (800,)
+    """Shorter image side in pixels; several are drawn from in training."""
+    max_size: Positive = 1333
+    """Upper bound of the longer image side in pixels."""
+    anchor_sizes: tuple[tuple[Positive, ...], ...] | None = None
+    """Anchor sizes in pixels for every pyramid level; null takes torchvision's."""
+    aspect_ratios: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)
+    """Anchor heights over widths."""
+    score_thresh: Fraction = 0.05
+    """Lowest score of a detection."""
+    nms_thresh: Fraction = 0.5
+    """Two detections of one class that overlap more than this are one."""
+    detections: Positive = 300
+    """Most detections in an image."""
+
+
+class Protocol(_Section):
+    """Which classes come in which step, and which images a step sees."""
+
+    steps: str | tuple[tuple[str, ...], ...] = "15+5"
+    """Step sizes such as 15+5, 10+2x5, 5x4, or a list of lists of class names."""
+    order: str = "alphabetical"
+    """Class order: alphabetical, id, shuffle:SEED, or a file with one name a line."""
+    images: Literal["overlap", "partition", "all"] = "overlap"
+    """An image belongs to every step that has one of its classes (`overlap`), to one step (`partition`), or to all."""
+
+    @field_validator("order")
+    @classmethod
+    def _order_is_known(cls, value: str) -> str:
+        if value in ("alphabetical", "id") or re.fullmatch(r"shuffle:\d+", value):
+            return value
+        if not Path(value).is_file():
+            raise ValueError(f"is no file; {suggest(value, ('alphabetical', 'id', 'shuffle:0'))}")
+        return str(Path(value).resolve())
+
+
+class Schedule(_Section):
+    """How long, how fast and with which optimiser one piece of training runs."""
+
+    iterations: Positive | None = None
+    """Optimiser steps; excludes `epochs`."""
+    epochs: Annotated[float, Field(gt=0)] | None = 12
+    """Passes over the images; excludes `iterations`."""
+    batch_size: Positive = 16
+    """Images in an optimiser step, over all processes and accumulated batches."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser; the fused form is used where there is one."""
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    """Highest learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Decay of weights."""
+    momentum: Fraction = 0.9
+    """Momentum of SGD."""
+    schedule: Literal["cosine", "step", "constant"] = "step"
+    """Course of the learning rate: cosine to zero, a tenth at every milestone, or constant."""
+    milestones: tuple[Fraction, ...] = (8 / 12, 11 / 12)
+    """Where `step` divides the rate by ten, as fractions of the training."""
+    warmup: Annotated[int, Field(ge=0)] = 500
+    """Optimiser steps over which the rate rises linearly from zero."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Upper bound of the gradient norm; null for none."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Schedule:
+        return _exclusive(self, "iterations", "epochs")
+
+
+class Train(_Section):
+    """The schedules. Keys that `increment`, `finetune` and `joint` leave out are taken from `base`."""
+
+    base: Schedule = Schedule()
+    """Step 1."""
+    increment: Schedule = Schedule()
+    """Every later step."""
+    finetune: Schedule = Schedule(epochs=1.2, lr=0.001, warmup=50)
+    """The balanced fine-tune after a later step; left out, it runs a tenth of base's length at a tenth of its rate."""
+    joint: Schedule = Schedule()
+    """All classes at once, the upper bound."""
+
+
+class Augment(_Section):
+    """Random changes of the training images."""
+
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    crop: Flag = False
+    """Crop at random, keeping boxes."""
+    photometric: Flag = False
+    """Change brightness and contrast at random."""
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    """Range of a random scale factor; null for none."""
+
+
+class Engine(_Section):
+    """How training runs on the machine."""
+
+    precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    """Mixed precision of the network; losses and boxes stay float32. auto: bf16 on a GPU that has it, else off."""
+    static_shapes: Flag = False
+    """Pad every batch to the shape that holds all images; on a GPU the network then runs as one CUDA graph."""
+    accumulation: Positive = 1
+    """Batches whose gradients are added before an optimiser step."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that load images."""
+    image_cache: Annotated[int, Field(ge=0)] = 2048
+    """MiB of host memory for resized training images, shared by all loader processes; 0 keeps none."""
+    device_cache: Annotated[int, Field(ge=0)] = 8192
+    """MiB of GPU memory for resized training images, used where all of them fit; 0 keeps none."""
+    response_cache: Annotated[int, Field(ge=0)] = 1024
+    """MiB of host memory (and disk) for what the teacher says about the images of a phase; 0 asks it at every draw."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu or cuda."""
+    log_every: Positive = 20
+    """Optimiser steps between two lines of the log."""
+    checkpoint_every: Positive = 1000
+    """Optimiser steps between two points a run can resume from."""
+    tensorboard: Flag = False
+    """Write TensorBoard files too (needs `pip install incdet[tensorboard]`)."""
+
+
+class Memory(_Section):
+    """The exemplars kept for later steps."""
+
+    total: Annotated[int, Field(ge=0)] | None = None
+    """Images over all classes; excludes `per_class`. 0 keeps none."""
+    per_class: Annotated[int, Field(ge=0)] | None = 10
+    """Images for each class; excludes `total`."""
+    selection: Literal["herding", "random", "class-balanced"] = "herding"
+    """How exemplars are chosen."""
+    copy_images: Flag = False
+    """Copy the pixels into the run folder, so that the old data may be deleted."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Memory:
+        return _exclusive(self, "total", "per_class")
+
+
+class Evaluation(_Section):
+    """Testing after every step, always on all test images."""
+
+    batch_size: Positive = 8
+    """Images in a forward pass."""
+    samples: Annotated[int, Field(ge=0)] = 4
+    """Test images shown in the report."""
+
+
+class Config(_Section):
+    """Everything about a run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of weights, batches and choices."""
+    output: Path = Path("runs/incdet")
+    """Run folder."""
+    methods: tuple[str, ...] = ("incdet",)
+    """Methods to train from the same step 1; `incdet methods` lists them."""
+    without: tuple[str, ...] = ()
+    """Parts taken away from the methods (ablation)."""
+    base: Path | None = None
+    """Checkpoint folder to use as step 1 in place of training it."""
+    data: Data = Data()
+    """Images and annotations."""
+    model: Model = Model()
+    """Detector."""
+    protocol: Protocol = Protocol()
+    """Steps."""
+    train: Train = Train()
+    """Schedules."""
+    augment: Augment = Augment()
+    """Augmentation."""
+    engine: Engine = Engine()
+    """Machine."""
+    memory: Memory = Memory()
+    """Exemplars."""
+    evaluation: Evaluation = Evaluation()
+    """Testing."""
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("has to name one or more methods, each once")
+        return value
+
+    def to_yaml(self) -> str:
+        """The YAML text that reads back as an equal value."""
+        return write_yaml(self.model_dump(mode="json"))
+
+    def dump(self, path: Path) -> None:
+        """Write the file that reproduces the run: ``incdet train --config FILE``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# Every setting of this run, defaults included.\n{self.to_yaml()}", encoding="utf-8")

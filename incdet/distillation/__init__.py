@@ -1,0 +1,1 @@
+"""What a teacher is asked, what its answer means for a batch, and what that costs."""

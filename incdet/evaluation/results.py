@@ -1,0 +1,396 @@
+"""results.json, scores.json and comparison.json: what a run found, in the one schema that other tools read.
+
+results.json keeps to its published keys. What goes beyond them (VOC forms, precision and recall at the deployed
+threshold, intervals of change) lies in scores.json beside it; both are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from incdet.errors import Finding, InputError
+from incdet.evaluation import metrics
+from incdet.evaluation.metrics import ClassScore, Interval, Number
+
+SCHEMA = 1
+JOINT = "joint"
+PROTOCOL_KEYS = ("name", "order", "images", "hash", "steps")
+Scores = dict[str, ClassScore | None]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What was measured after one step.
+
+    Attributes:
+        step: 1-based.
+        scores: By class seen so far; None where the test set has no object of the class.
+        train_images: Images the step trained on, exemplars included; None if unknown.
+        memory: ``{"images", "bytes"}`` of the exemplars kept after the step.
+        seconds: ``{"train", "evaluate"}``; None if unknown.
+        changes: AP50 change of old classes against the step before, with paired bootstrap intervals.
+    """
+
+    step: int
+    scores: Scores
+    train_images: int | None = None
+    memory: dict[str, int | None] = field(default_factory=lambda: {"images": 0, "bytes": 0})
+    seconds: dict[str, Number] = field(default_factory=lambda: {"train": None, "evaluate": None})
+    changes: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def minutes(self) -> Number:
+        """Training and evaluation together; None if neither is known."""
+        known = [value for value in self.seconds.values() if value is not None]
+        return sum(known) / 60 if known else None
+
+
+class Results:
+    """The results of one method over the steps of one protocol, in any state of completion.
+
+    Args:
+        method: Name in tables; ``joint`` is the reference that gaps are measured against.
+        seed: The run's seed.
+        detector: What was trained, in a few words.
+        protocol: ``{"name", "order", "images", "hash", "steps": [[names]]}``, JSON values only.
+
+    Raises:
+        InputError: A protocol key is missing or there is no step.
+    """
+
+    def __init__(self, method: str, seed: int, detector: str, protocol: Mapping[str, Any]) -> None:
+        missing = [key for key in PROTOCOL_KEYS if key not in protocol]
+        if missing or not protocol.get("steps"):
+            problem = f"lacks {', '.join(missing)}" if missing else "has no step"
+            raise InputError(Finding("results", "protocol", problem, f"give {', '.join(PROTOCOL_KEYS)}"))
+        self.method, self.seed, self.detector = method, seed, detector
+        self.protocol: dict[str, Any] = {key: protocol[key] for key in PROTOCOL_KEYS}
+        self.protocol["steps"] = [list(step) for step in protocol["steps"]]
+        self.steps: dict[int, StepResult] = {}
+        self._gaps: tuple[Number, Number] = (None, None)
+
+    @property
+    def classes(self) -> list[list[str]]:
+        """Class names of step 1..T."""
+        steps: list[list[str]] = self.protocol["steps"]
+        return steps
+
+    @property
+    def last(self) -> StepResult | None:
+        """The result after step T, the one that tables compare; None while the run is not complete."""
+        return self.steps.get(len(self.classes))
+
+    @property
+    def minutes(self) -> Number:
+        """Training and evaluation over all steps, the shared first one included."""
+        known = [result.minutes for result in self.steps.values() if result.minutes is not None]
+        return sum(known) if known else None
+
+    def add_step(
+        self,
+        step: int,
+        scores: Mapping[str, ClassScore | None],
+        train_images: int | None = None,
+        memory: Mapping[str, int | None] | None = None,
+        seconds: Mapping[str, Number] | None = None,
+        changes: Mapping[str, Interval] | None = None,
+    ) -> None:
+        """Puts in the result after ``step``; an earlier result of the same step is replaced.
+
+        Args:
+            step: 1-based.
+            scores: As ``evaluate.score`` returns them, for the classes seen so far.
+            train_images: Images the step trained on.
+            memory: ``{"images", "bytes"}``; None means that no exemplar is kept.
+            seconds: ``{"train", "evaluate"}``.
+            changes: As ``evaluate.changes`` returns them.
+
+        Raises:
+            ValueError: The step or a class is not in the protocol.
+        """
+        if not 1 <= step <= len(self.classes):
+            raise ValueError(f"step {step} is not in 1..{len(self.classes)}")
+        known = {name for names in self.classes for name in names}
+        if unknown := sorted(set(scores) - known):
+            raise ValueError(f"classes outside the protocol: {', '.join(unknown)}")
+        result = StepResult(
+            step,
+            dict(scores),
+            train_images,
+            {"images": 0, "bytes": 0, **(memory or {})},
+            {"train": None, "evaluate": None, **(seconds or {})},
+            dict(changes or {}),
+        )
+        self.steps = dict(sorted({**self.steps, step: result}.items()))
+        self._gaps = (None, None)
+
+    def measure_against(self, joint: Results | None) -> None:
+        """Sets AbsGap and RelGap from the joint run's AP50 over all classes; joint itself has none.
+
+        Raises:
+            InputError: ``joint`` ran under another protocol.
+        """
+        self._gaps = (None, None)
+        if joint is None or self.method == JOINT:
+            return
+        _same_protocol(self, joint)
+        summary = self._summary(joint)
+        self._gaps = (summary["AbsGap"], summary["RelGap"])
+
+    def _summary(self, joint: Results | None = None, metric: str = "AP50") -> dict[str, Number]:
+        reference = joint.last.scores if joint is not None and joint.last is not None else None
+        return metrics.summary({t: r.scores for t, r in self.steps.items()}, self.classes, reference, metric)
+
+    @property
+    def summary(self) -> dict[str, Number]:
+        """The summary of results.json: see ``metrics.summary`` for what is AP and what AP50."""
+        return {**self._summary(), "AbsGap": self._gaps[0], "RelGap": self._gaps[1]}
+
+    def groups(self, step: int, metric: str = "AP50") -> dict[str, Number]:
+        """``{"old", "new", "all"}`` means after ``step``; old is None at step 1."""
+        scores = self.steps[step].scores
+        old = [name for names in self.classes[: step - 1] for name in names]
+        new = self.classes[step - 1]
+        return {
+            "old": metrics.group_mean(scores, old, metric),
+            "new": metrics.group_mean(scores, new, metric),
+            "all": metrics.group_mean(scores, [*old, *new], metric),
+        }
+
+    def matrix(self, metric: str = "AP50") -> metrics.Matrix:
+        """(T, T) nested lists: row t holds the means of every step's classes after step t."""
+        return metrics.matrix({t: r.scores for t, r in self.steps.items()}, self.classes, metric)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "schema": SCHEMA,
+            "method": self.method,
+            "seed": self.seed,
+            "detector": self.detector,
+            "protocol": self.protocol,
+            "steps": [self._step_json(result) for result in self.steps.values()],
+            "matrix_AP50": self.matrix(),
+            "summary": self.summary,
+        }
+
+    def _step_json(self, result: StepResult) -> dict[str, Any]:
+        ap, ap50 = self.groups(result.step, "AP"), self.groups(result.step)
+        old, new = ({"AP": ap[group], "AP50": ap50[group]} for group in ("old", "new"))
+        return {
+            "step": result.step,
+            "AP": ap["all"],
+            "AP50": ap50["all"],
+            "old": old if result.step > 1 else None,
+            "new": new,
+            "per_class": {
+                name: {"AP": score.AP, "AP50": score.AP50} if score else {"AP": None, "AP50": None}
+                for name, score in result.scores.items()
+            },
+            "train_images": result.train_images,
+            "memory": result.memory,
+            "seconds": result.seconds,
+        }
+
+    def save(self, path: Path | str) -> None:
+        """Writes results.json to ``path`` and scores.json beside it, each in one move."""
+        path = Path(path)
+        details = [
+            {
+                "step": result.step,
+                "per_class": {n: score._asdict() if score else None for n, score in result.scores.items()},
+                "changes": {name: interval._asdict() for name, interval in result.changes.items()},
+            }
+            for result in self.steps.values()
+        ]
+        write_json(path.with_name("scores.json"), {"schema": SCHEMA, "method": self.method, "steps": details})
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Results:
+        """The inverse of ``save``; without scores.json only AP and AP50 of every class are known.
+
+        Raises:
+            InputError: A file is missing or cut off, has another schema, or lacks a key.
+        """
+        path = Path(path)
+        value = read_json(path)
+        details = path.with_name("scores.json")
+        extra = {item["step"]: item for item in read_json(details)["steps"]} if details.is_file() else {}
+        try:
+            results = cls(value["method"], value["seed"], value["detector"], value["protocol"])
+            for item in value["steps"]:
+                scores = _scores(item["per_class"], extra.get(item["step"], {}).get("per_class", {}))
+                changes = extra.get(item["step"], {}).get("changes", {})
+                results.add_step(
+                    item["step"],
+                    scores,
+                    item["train_images"],
+                    item["memory"],
+                    item["seconds"],
+                    {name: Interval(**interval) for name, interval in changes.items()},
+                )
+            results._gaps = (value["summary"]["AbsGap"], value["summary"]["RelGap"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            fix = "run the evaluation again, or give a file that incdet wrote"
+            raise InputError(Finding(str(path), "results", f"does not follow the schema ({error!r})", fix)) from None
+        return results
+
+
+def _scores(plain: Mapping[str, Any], full: Mapping[str, Any]) -> Scores:
+    """Scores from results.json, with what scores.json adds where the two agree."""
+    scores: Scores = {}
+    for name, value in plain.items():
+        more = full.get(name)
+        if value["AP"] is None or value["AP50"] is None:
+            scores[name] = None
+        elif more is not None and (more["AP"], more["AP50"]) == (value["AP"], value["AP50"]):
+            scores[name] = ClassScore(**more)
+        else:
+            scores[name] = ClassScore(value["AP"], value["AP50"])
+    return scores
+
+
+def compare(results: Sequence[Results]) -> dict[str, Any]:
+    """The content of comparison.json; also sets every method's gaps to the ``joint`` run, if there is a complete one.
+
+    ``summary`` is that of results.json; ``summary_AP`` gives FPP, forgetting, BWT and the gaps in AP [.50:.95].
+
+    Raises:
+        InputError: Two runs follow different protocols or bear the same method name.
+    """
+    if not results:
+        return {"schema": SCHEMA, "methods": {}}
+    for other in results[1:]:
+        _same_protocol(results[0], other)
+    names = [result.method for result in results]
+    if len(set(names)) != len(names):
+        raise InputError(Finding("comparison", "methods", "two results have the same method", "give each its own name"))
+    joint = next((result for result in results if result.method == JOINT and result.last is not None), None)
+    methods = {}
+    for result in results:
+        if joint is not None:  # otherwise gaps that were measured earlier stand
+            result.measure_against(joint)
+        methods[result.method] = _method_json(result, joint)
+    first = results[0]
+    head = {"schema": SCHEMA, "detector": first.detector, "seed": first.seed, "protocol": first.protocol}
+    return {**head, "reference": joint.method if joint else None, "methods": methods}
+
+
+def _method_json(result: Results, joint: Results | None) -> dict[str, Any]:
+    reference = joint if joint is not result else None
+    best = reference.last.scores if reference is not None and reference.last is not None else None
+    final = result.last or (list(result.steps.values())[-1] if result.steps else None)
+    scores = result.last.scores if result.last is not None else {}
+    old = [name for names in result.classes[:-1] for name in names]
+    steps = []
+    for step, item in result.steps.items():
+        entry: dict[str, Any] = {"step": step}
+        for metric in ("AP50", "AP", "voc07", "voc12"):
+            entry.update({f"{group}_{metric}": value for group, value in result.groups(step, metric).items()})
+        steps.append({**entry, "exemplars": item.memory, "minutes": item.minutes})
+    pick = ("FPP", "forgetting", "BWT", "average_incremental_AP", "AbsGap", "RelGap")
+    by_ap, by_ap50 = result._summary(reference, "AP"), result.summary
+    return {
+        "steps": steps,
+        "summary": by_ap50,
+        "summary_AP": {key: by_ap[key] for key in pick},
+        "average_incremental_AP50": metrics.average_incremental(
+            [result.groups(t)["all"] if t in result.steps else None for t in range(1, len(result.classes) + 1)]
+        ),
+        "intransigence": metrics.intransigence(
+            result.matrix(),
+            [None] * (len(result.classes) - 1)
+            + [None if best is None else metrics.group_mean(best, result.classes[-1])],
+        ),
+        "RSD": None if best is None else metrics.relative_drop(scores, best, old),
+        "RPD": None if best is None else metrics.relative_drop(scores, best, result.classes[-1]),
+        "exemplars": {"images": final and final.memory["images"], "MB": final and _megabytes(final)},
+        "minutes": result.minutes,
+    }
+
+
+def _megabytes(result: StepResult) -> Number:
+    size = result.memory["bytes"]
+    return None if size is None else size / 1e6
+
+
+def table(results: Sequence[Results]) -> Table:
+    """One table for the terminal: old, new and all AP50 in percent after every step, a block of rows a method.
+
+    FPP and RelGap stand in the row of the last step; minutes are those of the step, training and evaluation.
+    """
+    title = "AP50, FPP and RelGap in %; exemplars in images and MB; minutes of the step"
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    grid.add_column("method", style="bold", overflow="fold")
+    for head in ("step", "old", "new", "all", "FPP", "RelGap", "exemplars", "MB", "minutes"):
+        grid.add_column(head, justify="right", no_wrap=True)
+    for result in results:
+        for number, (step, item) in enumerate(result.steps.items()):
+            means, final = result.groups(step), item is result.last
+            grid.add_row(
+                result.method if number == 0 else "",
+                str(step),
+                *(percent(means[group]) for group in ("old", "new", "all")),
+                percent(result.summary["FPP"] if final else None),
+                percent(result.summary["RelGap"] if final else None),
+                "-" if item.memory["images"] is None else str(item.memory["images"]),
+                decimal(_megabytes(item)),
+                decimal(item.minutes),
+                end_section=step == max(result.steps),
+            )
+    return grid
+
+
+def percent(value: Number) -> str:
+    """A fraction as percent with one decimal, "-" if unknown."""
+    return decimal(None if value is None else 100 * value)
+
+
+def decimal(value: Number) -> str:
+    """One decimal, "-" if unknown; never a negative zero."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"
+
+
+def _same_protocol(first: Results, second: Results) -> None:
+    if first.protocol["hash"] != second.protocol["hash"] or first.classes != second.classes:
+        problem = f"{first.method} and {second.method} ran under different protocols"
+        raise InputError(Finding("comparison", "protocol", problem, "compare runs of one protocol hash"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` whole or not at all; NaN is refused, for JSON has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of schema 1.
+
+    Raises:
+        InputError: The file is missing, cut off, or of another schema.
+    """
+    fix = "run the evaluation again, or give a file that incdet wrote"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(Finding(str(path), "file", f"cannot be read ({error.strerror})", fix)) from None
+    except ValueError as error:
+        raise InputError(Finding(str(path), "file", f"is not JSON, perhaps cut off ({error})", fix)) from None
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise InputError(Finding(str(path), "schema", f"is {found!r}, not {SCHEMA}", fix))
+    return value

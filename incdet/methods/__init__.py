@@ -1,0 +1,1 @@
+"""The methods: ways to learn a step, each a value made of parts."""

@@ -1,0 +1,1 @@
+"""The detector: a batch of images in, head outputs and detections out."""

@@ -1,0 +1,359 @@
+"""The detector: torchvision's RetinaNet with one class predictor per increment; ``dense`` is where the network runs.
+
+Shape letters: B images, A anchors over all levels, K seen classes, L levels, M boxes, C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from incdet.errors import Finding, InputError
+from incdet.network.architecture import EXTERNAL, Recipe
+from incdet.network.backbones import (
+    BATCH_NORMS,
+    body_stages,
+    build_backbone,
+    freeze_first_stages,
+    run_after_stem,
+    run_stem,
+    same_modules,
+    stem_names,
+    trainable_stages,
+)
+from incdet.network.bn_folding import fold_norms
+from incdet.network.heads import ClassHead, build_box_head, build_tower, norm_layer
+from incdet.network.targets import Target, check_targets, resized_targets, scale_boxes
+from incdet.network.transform import Shape, batch_images, shapes_after_resizing
+from incdet.network.weights import load_weights, read_weights
+from incdet.ops.assign import assign
+from incdet.ops.losses import box_loss, focal_loss
+from incdet.ops.postprocess import select_detections
+from incdet.vocab import Vocabulary
+
+__all__ = ["Dense", "IncrementalRetinaNet", "Prepared", "Recipe", "Target", "coverage_mask"]
+
+# Photographs of all formats pad to some hundred shapes, whose anchors together would fill a gigabyte.
+CACHED_SHAPES = 32
+
+
+class Prepared(NamedTuple):
+    """A batch after resizing, normalising and padding: once, shared by teacher and student.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        image_sizes: (height, width) of each image after resizing, without padding.
+        original_sizes: (height, width) as given.
+        targets: One dict per image with ``boxes`` in resized pixels, other keys as given; None where none were.
+        static: The padded shape is the same for every batch, and so may be every shape that is made of it.
+    """
+
+    images: Tensor
+    image_sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+    targets: list[Target] | None
+    static: bool = False
+
+
+class Dense(NamedTuple):
+    """One forward of the network.
+
+    Attributes:
+        logits: (B, A, K).
+        deltas: (B, A, 4), class-agnostic box offsets.
+        features: L x (B, C, H_l, W_l).
+        anchors: (A, 4) float32 xyxy in pixels of the padded batch.
+        stem: (B, C', H', W'), output of the leading children of the body that are frozen as a whole, without a graph;
+            None where there are none.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    features: list[Tensor]
+    anchors: Tensor
+    stem: Tensor | None = None
+
+
+class IncrementalRetinaNet(nn.Module):
+    """A RetinaNet whose classes come in increments; ``model(images, targets)`` behaves as torchvision's does.
+
+    Args:
+        recipe: What to build.
+        vocab: The classes, one predictor for each of its steps.
+        weights: None, a torchvision name (may download), or a local file; predictors always start fresh.
+        backbone: A module to use instead of building one: (B, 3, H, W) -> a map or an ordered dict of L maps with
+            ``recipe.channels`` channels. It is used as it is, and the recipe's backbone becomes ``"external"``
+            unless the caller knows that the recipe builds the same module.
+
+    Raises:
+        InputError: The weights do not fit.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        vocab: Vocabulary,
+        weights: str | Path | None = None,
+        *,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        state, eps = read_weights(weights, recipe) if weights is not None else (None, None)
+        recipe = _resolved(recipe, weights is not None, eps)
+        self.vocab = vocab
+        self.backbone = backbone if backbone is not None else build_backbone(recipe)
+        norm = norm_layer(recipe.norm, recipe.channels, recipe.norm_groups)
+        width, anchors = recipe.channels, recipe.anchors_per_cell
+        self.class_head = ClassHead(
+            build_tower(width, recipe.tower_depth, norm), width, anchors, [len(step) for step in vocab.steps]
+        )
+        self.box_head = build_box_head(width, anchors, build_tower(width, recipe.tower_depth, norm), recipe.box_loss)
+        self.anchor_generator = AnchorGenerator(recipe.anchor_sizes, recipe.ratios)
+        self._anchors: dict[tuple[Any, ...], Tensor] = {}
+        if state is not None:
+            load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
+            # Without weights nothing is held back, as in torchvision: nobody has trained that body yet.
+            freeze_first_stages(self.backbone, len(body_stages(self.backbone)) - recipe.trainable_layers)
+        self.recipe = dataclasses.replace(recipe, trainable_layers=trainable_stages(self.backbone))
+        if recipe.frozen_norm:
+            self.freeze_norm()
+        elif recipe.norm_module == "frozen":
+            fold_norms(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> IncrementalRetinaNet:
+        """As ``nn.Module.train``, but frozen BatchNorm stays in evaluation mode."""
+        super().train(mode)
+        if self.recipe.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+        return self
+
+    def prepare(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        targets: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        canvas: Shape | None = None,
+    ) -> Prepared:
+        """Validates, moves to the model's device, resizes, normalises and pads a batch.
+
+        With several ``min_size`` values a training model draws one per image and call, so call it once per batch.
+        Where images and targets come from the host, the host waits for no device.
+
+        Args:
+            images: (3, H, W) float in [0, 1] or uint8 in 0..255, any sizes; or one (B, 3, H, W) tensor. A uint8 image
+                that already has the size of ``incdet.ops.sizes.resized_shape`` is not resized again.
+            targets: ``boxes`` (M, 4) xyxy pixels and ``labels`` (M,) int64 columns per image; other keys are kept.
+            canvas: (H, W) to pad every batch to, so that its shape is always the same.
+
+        Raises:
+            InputError: A box is degenerate or not finite, a label is not a column of the vocabulary, an image has
+                another form, or is larger than the canvas.
+        """
+        if targets is not None:
+            check_targets(images, targets, self.vocab)
+        shapes = shapes_after_resizing(images, self.recipe, training=self.training)
+        original = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        batch = batch_images(images, shapes, self.recipe, self.device, canvas)
+        resized = None if targets is None else resized_targets(targets, original, shapes, self.device)
+        return Prepared(batch, shapes, original, resized, canvas is not None)
+
+    @property
+    def has_stem(self) -> bool:
+        """Whether leading children of the body are frozen as a whole, so that ``dense`` gives their output."""
+        return bool(self._stem_names())
+
+    def shares_stem(self, other: IncrementalRetinaNet) -> bool:
+        """Whether both have a stem and its modules and tensors are the same, bit for bit."""
+        names = self._stem_names()
+        if not names or names != other._stem_names():
+            return False
+        mine, theirs = (network.backbone.get_submodule("body") for network in (self, other))
+        return all(same_modules(mine.get_submodule(name), theirs.get_submodule(name)) for name in names)
+
+    def dense(self, prepared: Prepared, stem: Tensor | None = None) -> Dense:
+        """The network's one forward pass.
+
+        Args:
+            prepared: The batch.
+            stem: ``Dense.stem`` of a network that shares the stem, on the same batch; by default it is computed.
+
+        Raises:
+            ValueError: A stem is given, but this network has none.
+        """
+        # Without a graph through the stem there is no gradient of the images.
+        names = [] if stem is None and prepared.images.requires_grad else self._stem_names()
+        if stem is not None and not names:
+            raise ValueError("a stem is given, but no leading child of this body is frozen as a whole")
+        if names:
+            stem = run_stem(self.backbone, names, prepared.images) if stem is None else stem
+            maps = run_after_stem(self.backbone, names, stem)
+        else:
+            maps = self.backbone(prepared.images)
+        features = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        height, width = prepared.images.shape[-2:]
+        return Dense(
+            self.class_head(features),
+            self.box_head(features),
+            features,
+            self.anchors((int(height), int(width)), features),
+            stem,
+        )
+
+    def _stem_names(self) -> list[str]:
+        external = self.recipe.backbone == EXTERNAL
+        return [] if external else stem_names(self.backbone, self.recipe.trainable_layers)
+
+    def anchors(self, padded: tuple[int, int], features: Sequence[Tensor]) -> Tensor:
+        """The anchors (A, 4) of a padded batch, float32 whatever the features are, computed once per shape.
+
+        torchvision computes them in the features' dtype; in bfloat16 that moves two in five by up to 2 px at 512 px.
+        """
+        grids = [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+        device = features[0].device
+        key = (padded, tuple(grids), device)
+        if key not in self._anchors:
+            if len(self._anchors) >= CACHED_SHAPES:
+                self._anchors.pop(next(iter(self._anchors)))
+            # A tensor made in inference mode could never enter a loss later.
+            with torch.inference_mode(False), torch.no_grad():
+                strides = [
+                    [torch.tensor(padded[axis] // grid[axis], device=device) for axis in (0, 1)] for grid in grids
+                ]
+                self.anchor_generator.set_cell_anchors(torch.float32, device)
+                self._anchors[key] = torch.cat(self.anchor_generator.grid_anchors(grids, strides))
+        return self._anchors[key]
+
+    # A NamedTuple is a sequence to the type checker, but no batch of images is a Prepared.
+    @overload
+    def forward(self, images: Prepared) -> Dense: ...  # type: ignore[overload-overlap]
+    @overload
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]: ...
+
+    def forward(
+        self, images: Prepared | Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> Dense | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """A prepared batch -> ``Dense``; images -> losses while training, detections otherwise, as torchvision.
+
+        Raises:
+            InputError: The targets are missing while training, or invalid.
+        """
+        if isinstance(images, Prepared):
+            return self.dense(images)
+        if self.training and targets is None:
+            raise InputError(
+                Finding("targets", "batch", "is missing while training", "pass targets, or call eval() for detections")
+            )
+        prepared = self.prepare(images, targets)
+        dense = self.dense(prepared)
+        if self.training:
+            return self.compute_losses(dense, prepared.targets or [])
+        return self.detections(dense, prepared)
+
+    def compute_losses(self, dense: Dense, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The losses of torchvision, float32 scalars; a target with ``coverage`` speaks for those columns only."""
+        assignment = assign(targets, dense.anchors, high=self.recipe.fg_iou, low=self.recipe.bg_iou)
+        coverage = coverage_mask(targets, dense.logits.shape[-1], dense.logits.device)
+        return {
+            "classification": focal_loss(dense.logits, assignment, coverage=coverage),
+            "bbox_regression": box_loss(dense.deltas, dense.anchors, assignment, kind=self.recipe.box_loss),
+        }
+
+    @torch.no_grad()
+    def postprocess(
+        self, dense: Dense, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Detections in prepared pixels: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) columns."""
+        recipe = self.recipe
+        level_sizes = [feature.shape[-2] * feature.shape[-1] * recipe.anchors_per_cell for feature in dense.features]
+        return select_detections(
+            dense.logits,
+            dense.deltas,
+            dense.anchors,
+            level_sizes,
+            image_sizes,
+            score_thresh=recipe.score_thresh if score_thresh is None else score_thresh,
+            nms_thresh=recipe.nms_thresh,
+            topk=recipe.topk_candidates,
+            limit=recipe.detections_per_img,
+        )
+
+    def detections(
+        self, dense: Dense, prepared: Prepared, *, score_thresh: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """``postprocess`` in the pixels of the original images."""
+        found = self.postprocess(dense, prepared.image_sizes, score_thresh=score_thresh)
+        boxes = scale_boxes([image["boxes"] for image in found], prepared.image_sizes, prepared.original_sizes)
+        return [{**image, "boxes": scaled} for image, scaled in zip(found, boxes, strict=True)]
+
+    def grow(self, names: Sequence[str], init: str = "prior", source_ids: Mapping[str, int] | None = None) -> None:
+        """Adds an increment; the logits of earlier classes stay bit-identical and no earlier parameter moves.
+
+        Args:
+            names: The new classes.
+            init: See ``ClassHead.grow``.
+            source_ids: Their category ids in the annotation file, where known.
+
+        Raises:
+            InputError: A name is already known; the network is left as it was.
+        """
+        vocab = self.vocab.grow(names, source_ids)
+        self.class_head.grow(len(names), init)
+        self.vocab = vocab
+
+    def freeze_norm(self) -> None:
+        """Fixes statistics and affine parameters of every BatchNorm for good; ``train()`` does not wake them."""
+        self.recipe = dataclasses.replace(self.recipe, frozen_norm=True)
+        for module in self.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval().requires_grad_(False)
+        fold_norms(self)
+
+    def freeze_stages(self, number: int) -> None:
+        """Stops the first ``number`` stages of the body from learning; the stem is the first.
+
+        Raises:
+            ValueError: The body has fewer stages, or ``number`` is negative.
+        """
+        stages = len(body_stages(self.backbone))
+        if not 0 <= number <= stages:
+            raise ValueError(f"the body has {stages} stages; cannot freeze {number}")
+        freeze_first_stages(self.backbone, number)
+        self.recipe = dataclasses.replace(self.recipe, trainable_layers=trainable_stages(self.backbone))
+
+    def trainable_names(self) -> list[str]:
+        """Names of the parameters that learn, in their order."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+
+def coverage_mask(targets: Sequence[Mapping[str, Any]], classes: int, device: torch.device) -> Tensor | None:
+    """(B, K) bool of the annotated columns, or None where no target restricts them."""
+    masks = [target.get("coverage") for target in targets]
+    if all(mask is None for mask in masks):
+        return None
+    full = torch.ones(classes, dtype=torch.bool, device=device)
+    return torch.stack([full if mask is None else mask.to(device) for mask in masks])
+
+
+def _resolved(recipe: Recipe, pretrained: bool, eps: float | None) -> Recipe:
+    """The recipe with torchvision's habits written down, so that a rebuilt network behaves the same."""
+    changes: dict[str, Any] = {}
+    if recipe.frozen_norm is None:
+        changes["frozen_norm"] = pretrained and recipe.detector != "retinanet_resnet50_fpn_v2"
+    if eps is not None and recipe.norm_eps is None:
+        changes["norm_eps"] = eps
+    return dataclasses.replace(recipe, **changes)

@@ -1,0 +1,176 @@
+"""To and from a plain torchvision RetinaNet, with equal detections in both directions.
+
+Shape letters: N anchors per cell, K classes, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from incdet.errors import Finding, InputError
+from incdet.network.architecture import BACKBONES, DETECTORS, EXTERNAL, Recipe
+from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_modules
+from incdet.network.bn_folding import unfold_norms
+from incdet.network.heads import norm_layer
+from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.vocab import Vocabulary
+
+
+def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> IncrementalRetinaNet:
+    """A detector of one step with the weights, mode, trainable set and settings of ``model``, which stays untouched.
+
+    The backbone is recognised where ``incdet`` can build it; any other is kept as a module and has to be handed to
+    ``checkpoint.load`` again.
+
+    Args:
+        model: A torchvision ``RetinaNet`` with torchvision's heads.
+        classes: The name of each of its columns; None drops the column. COCO weights have 91, of which 80 are classes.
+
+    Raises:
+        InputError: The model is not of that kind, or the names do not fit its columns.
+    """
+    if not isinstance(model, RetinaNet) or not isinstance(model.head, RetinaNetHead):
+        raise _error(type(model).__name__, "is not a torchvision RetinaNet with torchvision's heads",
+                     "pass torchvision.models.detection.RetinaNet")  # fmt: skip
+    head = model.head.classification_head
+    kept = [column for column, name in enumerate(classes) if name is not None]
+    if len(classes) != head.num_classes or not kept:
+        raise _error("classes", f"names {len(kept)} of {len(classes)} columns, the model has {head.num_classes}",
+                     "give one name, or None, for each column")  # fmt: skip
+    vocab = Vocabulary((tuple(name for name in classes if name is not None),))
+    result = IncrementalRetinaNet(_recipe(model), vocab, backbone=copy.deepcopy(model.backbone))
+    result.class_head.tower = copy.deepcopy(head.conv)
+    result.box_head = copy.deepcopy(model.head.regression_head)
+    result.anchor_generator = copy.deepcopy(model.anchor_generator)
+    predictor = result.class_head.predictors[0]
+    assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
+    anchors = result.recipe.anchors_per_cell
+    predictor.to(device=head.cls_logits.weight.device, dtype=head.cls_logits.weight.dtype)
+    with torch.no_grad():
+        predictor.weight.copy_(_columns(head.cls_logits.weight, anchors, kept))
+        predictor.bias.copy_(_columns(head.cls_logits.bias, anchors, kept))
+    predictor.requires_grad_(head.cls_logits.weight.requires_grad)
+    return result.train(model.training)
+
+
+def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
+    """A plain torchvision ``RetinaNet`` with equal detections that needs nothing of incdet; ``model`` stays untouched.
+
+    The predictors are fused into one convolution; labels are the columns 0..K-1 of ``model.vocab``. Frozen BatchNorm
+    becomes torchvision's ``FrozenBatchNorm2d``, which a plain model cannot thaw by ``train()``.
+    """
+    recipe = model.recipe
+    norm = norm_layer(recipe.norm, recipe.channels, recipe.norm_groups)
+    head = RetinaNetHead(recipe.channels, recipe.anchors_per_cell, len(model.vocab), norm_layer=norm)
+    classifier = head.classification_head
+    classifier.conv = copy.deepcopy(model.class_head.tower)
+    head.regression_head.conv = copy.deepcopy(model.box_head.conv)
+    head.regression_head.bbox_reg = copy.deepcopy(model.box_head.bbox_reg)
+    head.regression_head._loss_type = recipe.box_loss
+    weight, bias = model.class_head.joined()
+    classifier.cls_logits.to(device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        classifier.cls_logits.weight.copy_(weight)
+        classifier.cls_logits.bias.copy_(bias)
+    classifier.cls_logits.requires_grad_(any(p.requires_grad for p in model.class_head.predictors.parameters()))
+    plain = RetinaNet(
+        copy.deepcopy(model.backbone), len(model.vocab), head=head,
+        anchor_generator=AnchorGenerator(recipe.anchor_sizes, recipe.ratios),
+        min_size=recipe.min_size, max_size=recipe.max_size,
+        image_mean=list(recipe.image_mean), image_std=list(recipe.image_std),
+        size_divisible=recipe.size_divisible, fixed_size=recipe.fixed_size, _skip_resize=recipe.skip_resize,
+        score_thresh=recipe.score_thresh, nms_thresh=recipe.nms_thresh, detections_per_img=recipe.detections_per_img,
+        topk_candidates=recipe.topk_candidates, fg_iou_thresh=recipe.fg_iou, bg_iou_thresh=recipe.bg_iou,
+    )  # fmt: skip
+    unfold_norms(plain)
+    if recipe.frozen_norm:
+        freeze_modules(plain)
+    result: nn.Module = plain.train(model.training)
+    return result
+
+
+def _columns(values: Tensor, anchors: int, kept: Sequence[int]) -> Tensor:
+    """Columns of an anchor-major tensor (N * K, ...) -> (N * len(kept), ...)."""
+    return values.reshape(anchors, -1, *values.shape[1:])[:, list(kept)].flatten(0, 1)
+
+
+def _recipe(model: Any) -> Recipe:
+    """What builds ``model`` again."""
+    tower = model.head.classification_head.conv
+    norm, groups = _tower_norm(tower)
+    matcher, transform, anchors = model.proposal_matcher, model.transform, model.anchor_generator
+    kind = model.head.regression_head._loss_type
+    if kind not in ("l1", "giou"):
+        raise _error("box loss", f"is {kind!r}", "use 'l1' or 'giou'")
+    if not matcher.allow_low_quality_matches:
+        raise _error("matcher", "lets boxes go without an anchor", "use allow_low_quality_matches=True")
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+    epsilons = {module.eps for module in model.backbone.modules() if isinstance(module, BATCH_NORMS)}
+    frozen = bool(norms) and all(isinstance(module, FrozenBatchNorm2d) for module in norms)
+    external = Recipe(
+        backbone=EXTERNAL, channels=model.backbone.out_channels, tower_depth=len(tower), norm=norm, norm_groups=groups,
+        box_loss=kind, frozen_norm=frozen, norm_module="frozen" if frozen else "batch",
+        norm_eps=epsilons.pop() if len(epsilons) == 1 else None,
+        anchor_sizes=tuple(tuple(level) for level in anchors.sizes), aspect_ratios=tuple(anchors.aspect_ratios),
+        min_size=tuple(transform.min_size), max_size=transform.max_size, image_mean=tuple(transform.image_mean),
+        image_std=tuple(transform.image_std), size_divisible=transform.size_divisible, fixed_size=transform.fixed_size,
+        skip_resize=transform._skip_resize, score_thresh=model.score_thresh, nms_thresh=model.nms_thresh,
+        detections_per_img=model.detections_per_img, topk_candidates=model.topk_candidates,
+        fg_iou=matcher.high_threshold, bg_iou=matcher.low_threshold,
+    )  # fmt: skip
+    return _recognised(model.backbone, external)
+
+
+def _tower_norm(tower: nn.Module) -> tuple[str | None, int]:
+    """The recipe's ``norm`` and ``norm_groups`` of a tower."""
+    kinds = {type(module) for module in tower.modules() if not list(module.children())} - {nn.Conv2d, nn.ReLU}
+    if not kinds:
+        return None, 32
+    if kinds == {nn.GroupNorm}:
+        return "group", next(module.num_groups for module in tower.modules() if isinstance(module, nn.GroupNorm))
+    if kinds == {nn.BatchNorm2d}:
+        return "batch", 32
+    raise _error("tower", f"holds {', '.join(sorted(kind.__name__ for kind in kinds))}",
+                 "use convolutions with ReLU and GroupNorm, BatchNorm2d or no norm")  # fmt: skip
+
+
+def _recognised(backbone: nn.Module, recipe: Recipe) -> Recipe:
+    """``recipe`` with the name of a backbone that is built exactly like ``backbone``, or as it is."""
+    if not isinstance(backbone, BackboneWithFPN) or recipe.levels > 5:
+        return recipe
+    from_pyramid = getattr(backbone.fpn.extra_blocks, "use_P5", True)
+    for name in BACKBONES:
+        candidate = dataclasses.replace(recipe, backbone=name, p6_from="p5" if from_pyramid else "c5")
+        with torch.device("meta"):
+            built: Any = build_backbone(candidate)
+        same_taps = list(built.body.return_layers) == list(backbone.body.return_layers)
+        # The text of a module names every layer with its type and numbers; the taps are all that it leaves out.
+        if same_taps and repr(built) == repr(backbone):
+            return _as_builder(candidate)
+    return recipe
+
+
+def _as_builder(recipe: Recipe) -> Recipe:
+    """The recipe under the name of torchvision's builder where it describes the same network."""
+    for detector in DETECTORS:
+        try:
+            named = dataclasses.replace(recipe, detector=detector)
+        except InputError:
+            continue
+        if dataclasses.replace(named, detector=None) == recipe:
+            return named
+    return recipe
+
+
+def _error(item: str, problem: str, fix: str) -> InputError:
+    return InputError(Finding("torchvision model", item, problem, fix))

@@ -1,0 +1,1 @@
+"""Saved results in, plots and one HTML page out."""

@@ -1,0 +1,135 @@
+"""The few test images whose detections a report shows: which they are, and how they are stored.
+
+OUTPUT/samples/images/<image_id>.png holds the pixels once for all methods; a step's samples.json holds truth and
+detections in the pixels of those pictures, so that a report needs neither the data set nor a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from incdet.errors import Finding, InputError
+from incdet.evaluation.results import SCHEMA, read_json, write_json
+
+if TYPE_CHECKING:
+    from incdet.data.records import Record
+    from incdet.evaluation.detections import Detections
+
+FILE = "samples.json"
+LONGEST = 512
+"""Stored pictures are shrunk to this many pixels on the longer side."""
+LOWEST, MOST = 0.05, 100
+"""Detections below this score, or beyond this number in an image, are not stored."""
+
+
+def pick_samples(records: Sequence[Record], steps: Sequence[Sequence[str]], count: int = 4) -> list[Record]:
+    """The ``count`` test images that show most: classes of many steps together, few objects, large enough to see.
+
+    A pure function of its arguments; classes that earlier picks have shown count less, so that the picks differ.
+    """
+    step_of = {name: number for number, names in enumerate(steps) for name in names}
+    shown: dict[str, int] = {}
+    chosen: list[Record] = []
+    left = [record for record in records if any(name in step_of for name in record.names)]
+    while left and len(chosen) < count:
+        best = max(left, key=lambda record: (_worth(record, step_of, shown), -record.image_id))
+        left = [record for record in left if record.image_id != best.image_id]
+        chosen.append(best)
+        for name in set(best.names):
+            shown[name] = shown.get(name, 0) + 1
+    return chosen
+
+
+def _worth(record: Record, step_of: Mapping[str, int], shown: Mapping[str, int]) -> float:
+    names = {name for name in record.names if name in step_of}
+    boxes = np.asarray(record.boxes, np.float64).reshape(-1, 4)
+    share = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) / (record.width * record.height)
+    small = float((share < 0.01).mean())
+    news = sum(1 / (1 + shown.get(name, 0)) for name in names)
+    return len({step_of[name] for name in names}) + news - 0.25 * max(0, len(boxes) - 6) - small
+
+
+def save_samples(
+    folder: Path | str,
+    records: Sequence[Record],
+    detections: Mapping[int, Detections],
+    names: Sequence[str],
+    *,
+    output: Path | str | None = None,
+) -> None:
+    """Writes ``folder``/samples.json for ``records``, and their pictures once into OUTPUT/samples/images.
+
+    Args:
+        folder: The folder of a method's step.
+        records: The images to show, the same for every method and step.
+        detections: By image id, more images than ``records`` are no harm; labels are indices into ``names``.
+        names: The classes known to the detector.
+        output: The run folder; if None the nearest folder above that holds config.yaml, else ``folder`` itself.
+
+    Raises:
+        InputError: An image file cannot be read.
+    """
+    folder = Path(folder)
+    root = Path(output) if output is not None else _run_folder(folder)
+    entries = []
+    for record in records:
+        picture = root / "samples" / "images" / f"{record.image_id}.png"
+        scale = min(1.0, LONGEST / max(record.width, record.height))
+        width, height = round(record.width * scale), round(record.height * scale)
+        if not picture.is_file():
+            _shrink(Path(record.image), picture, width, height)
+        entry: dict[str, Any] = {"image_id": record.image_id, "image": picture.relative_to(root).as_posix()}
+        truth = [
+            {"box": _box(box, scale), "name": name, "ignore": bool(ignore)}
+            for box, name, ignore in zip(record.boxes, record.names, record.ignore, strict=True)
+        ]
+        found = detections.get(record.image_id)
+        entries.append({**entry, "width": width, "height": height, "truth": truth, "detections": []})
+        if found is not None:
+            order = [i for i in np.argsort(-found.scores, kind="stable")[:MOST] if found.scores[i] >= LOWEST]
+            entries[-1]["detections"] = [
+                {
+                    "box": _box(found.boxes[i], scale),
+                    "name": names[int(found.labels[i])],
+                    "score": round(float(found.scores[i]), 4),
+                }
+                for i in order
+            ]
+    write_json(folder / FILE, {"schema": SCHEMA, "names": list(names), "samples": entries})
+
+
+def load_samples(folder: Path | str) -> list[dict[str, Any]] | None:
+    """The entries of ``folder``/samples.json; None if the step stored none.
+
+    Raises:
+        InputError: The file is cut off or of another schema.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    entries: list[dict[str, Any]] = read_json(path).get("samples", [])
+    return entries
+
+
+def _run_folder(folder: Path) -> Path:
+    return next((place for place in (folder, *folder.parents) if (place / "config.yaml").is_file()), folder)
+
+
+def _shrink(source: Path, target: Path, width: int, height: int) -> None:
+    import cv2
+
+    pixels = cv2.imread(str(source), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise InputError(Finding(str(source), "image", "cannot be read", "restore the file or leave it out"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.stem}.tmp.png")
+    cv2.imwrite(str(draft), cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    draft.replace(target)
+
+
+def _box(box: Any, scale: float) -> list[float]:
+    return [round(float(value) * scale, 2) for value in box]

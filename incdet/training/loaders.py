@@ -1,0 +1,141 @@
+"""The stream of training batches of a phase: data set, sampler, loader and caches, built from the configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+
+from incdet.config import Augment, Config, Schedule
+from incdet.data.augment import build_pipeline
+from incdet.data.cache import MIB, ImageCache
+from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
+from incdet.data.gpu_images import ResidentImages, ResidentLoader, needed_bytes
+from incdet.data.records import Record
+from incdet.data.resize import Geometry
+from incdet.network.architecture import Recipe
+from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.network.transform import padded_shape
+from incdet.training.engine import Batch, Batches, Engine
+
+_CACHES: WeakKeyDictionary[Engine, ImageCache] = WeakKeyDictionary()
+"""One for all phases of a run: the methods and steps after the first find most of their images resized."""
+
+
+def training_batches(
+    engine: Engine,
+    model: IncrementalRetinaNet,
+    records: Sequence[Record],
+    shares: Sequence[tuple[Sequence[int], float]] | None,
+    config: Config,
+    schedule: Schedule,
+    seed: int,
+) -> Batches:
+    """The endless batches of a phase from any batch on, as ``Engine.fit`` takes them.
+
+    Args:
+        engine: Says which of how many processes this is, and tells what the caches hold.
+        model: Gives the label columns and the size of its images.
+        records: What the phase trains on.
+        shares: Groups of indices and their shares of a batch; see ``DrawSampler``.
+        config: Sections ``augment`` and ``engine``.
+        schedule: Gives the batch size over all processes and accumulated batches.
+        seed: Of the order and of every augmentation; the batches are a pure function of it.
+    """
+    augment, settings = config.augment, config.engine
+    pipeline = build_pipeline(
+        flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale
+    )
+    rank, world = engine.accelerator.process_index, engine.accelerator.num_processes
+    dataset = DetectionDataset(
+        records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=_cache(engine)
+    )
+    # A file written for a large machine runs on a small one too; the batches are the same for any number.
+    workers = min(settings.workers, os.cpu_count() or 1)
+    images = _resident(engine, dataset, workers)
+    if images is None:
+        _tell_of_cache(engine, dataset)
+    batch_size = max(1, schedule.batch_size // (settings.accumulation * world))
+
+    def batches(drawn: int) -> Iterable[Batch]:
+        sampler = DrawSampler(len(dataset), batch_size, seed, start=drawn, shares=shares, rank=rank, world=world)
+        if images is not None:
+            return ResidentLoader(dataset, sampler, images)
+        return make_loader(dataset, sampler, workers)
+
+    return batches
+
+
+def plain_images(
+    engine: Engine, model: IncrementalRetinaNet, records: Sequence[Record], config: Config
+) -> DetectionDataset:
+    """The images of a phase as its batches show them, from the same cache, but neither flipped nor changed."""
+    return DetectionDataset(
+        records, model.vocab, geometry=geometry_of(model.recipe, config.augment), cache=_cache(engine)
+    )
+
+
+def _cache(engine: Engine) -> ImageCache:
+    share = engine.settings.image_cache * MIB // engine.accelerator.num_processes
+    return _CACHES.setdefault(engine, ImageCache(share))
+
+
+def _tell_of_cache(engine: Engine, dataset: DetectionDataset) -> None:
+    """Says so if the images do not all fit in the memory they may take."""
+    budget, pictures = engine.settings.image_cache, len(set(dataset.places))
+    if budget and dataset.cached < pictures:
+        engine.say(
+            f"image cache: {dataset.cached:,} of {pictures:,} images fit in {budget} MiB; "
+            "the rest is decoded again each time"
+        )
+
+
+def _resident(engine: Engine, dataset: DetectionDataset, workers: int) -> ResidentImages | None:
+    """The images on the GPU, where there is one, they fit and nothing moves their frame; None otherwise."""
+    budget = engine.settings.device_cache
+    if engine.device.type != "cuda" or not budget:
+        return None
+    # What torch's allocator keeps for later is free too.
+    kept = torch.cuda.memory_reserved(engine.device) - torch.cuda.memory_allocated(engine.device)
+    refusal = resident_refusal(dataset, budget, (torch.cuda.mem_get_info(engine.device)[0] + kept) // MIB)
+    if refusal:
+        engine.say(f"device cache: not used, {refusal}; images come from the loader")
+        return None
+    images = ResidentImages(
+        dataset, engine.device, workers=workers, progress=lambda done, all_: engine.advance("device cache", done, all_)
+    )
+    engine.say(f"device cache: {len(set(dataset.places)):,} images, {needed_bytes(dataset) // MIB:,} MiB")
+    return images
+
+
+def resident_refusal(dataset: DetectionDataset, budget: int, free: int) -> str:
+    """Why the images cannot live on the device, given ``budget`` and ``free`` MiB there; empty if they can."""
+    if dataset.pipeline is not None and dataset.pipeline.moves_frame:
+        return "augment.crop and augment.scale need the loader"
+    # The other half is the network's.
+    limit, needed = min(budget, free // 2), -(-needed_bytes(dataset) // MIB)
+    if needed > limit:
+        shown = f"engine.device_cache={budget}" if limit == budget else f"half of the {free:,} MiB that are free"
+        return f"{len(set(dataset.places)):,} images take {needed:,} MiB, more than {shown}"
+    return ""
+
+
+def canvas_of(records: Sequence[Record], recipe: Recipe, augment: Augment) -> tuple[int, int] | None:
+    """(H, W) that every batch of ``records`` fits into; None where an image's size is not known before its draw."""
+    geometry = geometry_of(recipe, augment)
+    if geometry is None:
+        return None
+    return padded_shape([geometry.shape(record) for record in records], recipe.size_divisible)
+
+
+def geometry_of(recipe: Recipe, augment: Augment) -> Geometry | None:
+    """The size that images are resized to before they are augmented; None where it is not known so early.
+
+    That is with several ``min_size`` values, of which the model draws one, and with a crop, whose window the model
+    enlarges: resizing before it would interpolate twice.
+    """
+    if len(recipe.min_size) > 1 and recipe.fixed_size is None or augment.crop or recipe.skip_resize:
+        return None
+    return Geometry(recipe.min_size[0], recipe.max_size, recipe.fixed_size)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import incdet
+from incdet.app.cli import VERBS, run_tool
+from incdet.errors import Finding, InputError, TrainingError
+
+TOOLS = ("train_incremental", "evaluate", "finetune_custom")
+
+
+@pytest.mark.parametrize("words", [["-m", "incdet"], *(["-m", "incdet", verb] for verb in VERBS),
+                                   *([f"tools/{tool}.py"] for tool in TOOLS)], ids=lambda words: words[-1])  # fmt: skip
+def test_help_answers_within_half_a_second_without_torch(words: list[str], repository: Path) -> None:
+    command = [sys.executable, "-X", "importtime", *words, "--help"]
+    seconds = []
+    for _ in range(4):  # the fastest, in processor time: what else the machine does is not our start
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if seconds[-1] < 0.5:
+            break
+    assert "usage:" in done.stdout
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert loaded & {"incdet.app.cli"} and not loaded & {"torch", "pydantic", "numpy"}
+    assert min(seconds) < 0.5
+
+
+def test_the_package_offers_its_names_lazily() -> None:
+    program = "import incdet, sys; assert len(sys.modules) < 200; incdet.Vocabulary; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert set(incdet.__all__) - {"__version__"} == set(incdet._HOME)
+    assert all(getattr(incdet, name) is not None for name in incdet.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        incdet.nothing  # noqa: B018
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Replaces the functions behind the verbs by a recorder."""
+    import incdet.app.extend
+    import incdet.app.run
+    import incdet.report.html
+
+    caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def record(*words: Any, **named: Any) -> dict[str, Any]:
+        caught.append((words, named))
+        return {"AP": 0.25, "AP50": 0.5, "per_class": {"cat": {"AP": 0.25, "AP50": None}}}
+
+    monkeypatch.setattr(incdet.app.run, "run", record)
+    monkeypatch.setattr(incdet.app.extend, "evaluate_checkpoint", record)
+    monkeypatch.setattr(incdet.app.extend, "finetune_custom", record)
+    monkeypatch.setattr(incdet.report.html, "write_report", record)
+    return caught
+
+
+def test_train_passes_the_checked_configuration(
+    calls: list[Any], incdet_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("methods: [finetune]", encoding="utf-8")
+    words = ["train", "seed=3", "--config", file, "--method", "lwf,eeil", "--without", "replay", "output=x", "--resume"]
+    assert incdet_command(*words).code == 0
+    (config,), named = calls[0]
+    assert (config.seed, config.methods, config.without, named) == (3, ("lwf", "eeil"), ("replay",), {"resume": True})
+    assert config.output == Path("x").resolve()
+
+
+def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[..., Any], tmp_path: Path) -> None:
+    done = incdet_command("evaluate", "--checkpoint", "a", "--data", "b", "--images", "c", "--output", tmp_path / "d")
+    assert done.code == 0
+    assert calls == [((Path("a"), Path("b"), Path("c")),
+                      {"output": tmp_path / "d", "batch_size": 8, "device": "auto"})]  # fmt: skip
+    assert [line.split() for line in done.out.splitlines()[:3]] == [
+        ["class", "AP", "AP50"], ["cat", "0.250", "-"], ["all", "0.250", "0.500"]
+    ]  # fmt: skip
+
+
+def test_extend_passes_classes_and_overrides(calls: list[Any], incdet_command: Callable[..., Any]) -> None:
+    words = ["--checkpoint", "a", "--data", "b", "--output", "c", "--classes", "cat, dog", "train.base.iterations=2"]
+    assert incdet_command("extend", *words).code == 0
+    assert calls[0][0] == (Path("a"), Path("b"), None)
+    assert calls[0][1]["classes"] == ["cat", "dog"]
+    assert calls[0][1]["overrides"] == ["train.base.iterations=2"]
+    assert (calls[0][1]["method"], calls[0][1]["output"]) == ("incdet", Path("c"))
+
+
+def test_report_draws_the_folder(calls: list[Any], incdet_command: Callable[..., Any]) -> None:
+    assert incdet_command("report", "runs/x").code == 0
+    assert calls == [((Path("runs/x"),), {})]
+
+
+def test_tools_are_the_verbs(calls: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("", encoding="utf-8")
+    assert run_tool("train", ["--config", str(file), "seed=5"]) == 0
+    assert calls[0][0][0].seed == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError(Finding("a.json", "image 3", "is missing", "add it")), 2, "a.json: image 3: is missing -> add it"),
+        (TrainingError("the loss is nan"), 1, "the loss is nan"),
+        (KeyboardInterrupt(), 130, "--resume"),
+    ],
+    ids=["refused", "stopped", "interrupted"],
+)
+def test_an_expected_end_has_its_code_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any], error: BaseException, code: int, said: str
+) -> None:
+    import incdet.report.html
+
+    def fail(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(incdet.report.html, "write_report", fail)
+    done = incdet_command("report", "x")
+    assert done.code == code
+    assert said in done.err and "Traceback" not in done.err and not done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["trian"],
+        ["train"],
+        ["train", "--config", "x", "--resum_e"],
+        ["train", "--config", "x", "--", "seed"],
+        ["evaluate", "seed=1", "--checkpoint", "a", "--data", "b", "--images", "c"],
+        ["evaluate", "--checkpoint", "a", "--data", "b", "--images", "c", "--batch-size", "0"],
+        ["train", "--config", "nowhere.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_exits_with_2(words: list[str], incdet_command: Callable[..., Any]) -> None:
+    done = incdet_command(*words)
+    assert done.code == 2
+    assert done.err and "Traceback" not in done.err
+
+
+def test_refused_input_in_a_process_of_its_own(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"output: {tmp_path}/run\nsead: 1\nengine: {{precision: half}}", encoding="utf-8")
+    command = [sys.executable, "tools/train_incremental.py", "--config", str(file)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "did you mean 'seed'?" in done.stderr and "key engine.precision: is 'half'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_methods_and_keys_are_listed(incdet_command: Callable[..., Any]) -> None:
+    assert {"finetune", "masked", "joint", "lwf", "eeil", "pseudo", "incdet"} <= {
+        line.split()[0] for line in incdet_command("methods").out.splitlines()
+    }
+    assert "train.finetune.lr [0.001]" in incdet_command("keys").out
+
+
+def test_check_tells_a_clean_set_from_a_faulty_one(
+    make_coco: Callable[..., Any], incdet_command: Callable[..., Any]
+) -> None:
+    clean = make_coco()
+    done = incdet_command("check", "--data", clean.annotations, "--images", clean.images)
+    assert (done.code, done.out) == (0, f"{clean.annotations}: 0 error(s), 0 warning(s)\n")
+
+    def spoil(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"] = [5, 5, 0, 9]
+        content["annotations"][1]["category_id"] = 77
+
+    faulty = make_coco(folder="faulty", edit=spoil)
+    (faulty.images / "003.png").unlink()
+    done = incdet_command("check", "--data", faulty.annotations, "--images", faulty.images)
+    assert done.code == 2
+    assert all(word in done.out for word in ("003.png", "77", "annotation"))
+    assert f"{faulty.annotations}: 3 error(s)" in done.out
+
+
+def test_check_reads_a_folder_of_xml(
+    make_coco: Callable[..., Any], incdet_command: Callable[..., Any]
+) -> None:
+    folder = make_coco(images=2).images
+    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax><ymax>{bottom}</ymax></bndbox>"
+    for name, bottom in (("001", 30), ("002", 31)):
+        entry = f"<object><name>cat</name>{box.format(bottom=bottom)}</object>"
+        size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+        text = f"<annotation><filename>{name}.png</filename>{size}{entry}</annotation>"
+        (folder / f"{name}.xml").write_text(text, encoding="utf-8")
+    assert incdet_command("check", "--data", folder).code == 0
+    spoilt = (folder / "002.xml").read_text("utf-8").replace("<ymax>31", "<ymax>2")
+    (folder / "002.xml").write_text(spoilt, encoding="utf-8")
+    done = incdet_command("check", "--data", folder)
+    assert done.code == 2
+    assert "002.xml" in done.out and "001.xml" not in done.out
+
+
+def test_check_of_a_cut_off_file(make_coco: Callable[..., Any], incdet_command: Callable[..., Any]) -> None:
+    data = make_coco()
+    text = data.annotations.read_text("utf-8")
+    data.annotations.write_text(text[: len(text) // 2], encoding="utf-8")
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(data.annotations.read_text("utf-8"))
+    done = incdet_command("check", "--data", data.annotations, "--images", data.images)
+    assert done.code == 2
+    assert "Traceback" not in done.out + done.err

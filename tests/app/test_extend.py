@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finished_run import Finished, quiet
+from helpers import record
+
+from incdet.app.extend import evaluate_checkpoint, finetune_custom, new_classes, read_annotations
+from incdet.app.run import run
+from incdet.data.dataset import read_image
+from incdet.data.formats import read_coco
+from incdet.errors import InputError
+from incdet.evaluation.detections import detect
+from incdet.evaluation.scoring import score
+from incdet.memory.exemplars import Memory
+from incdet.network import checkpoint
+from incdet.vocab import Vocabulary
+
+SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
+ROOM = ("memory.total=8",)
+
+
+@pytest.fixture
+def voc_folder(make_coco: Callable[..., Any], tmp_path: Path) -> Path:
+    """The photographs of ``make_coco`` with an XML file beside each."""
+    folder = tmp_path / "voc"
+    folder.mkdir()
+    for number, picture in enumerate(sorted(make_coco().images.iterdir()), start=1):
+        shutil.copy(picture, folder)
+        name = ("cat", "dog")[number % 2]
+        (folder / f"{picture.stem}.xml").write_text(
+            f"<annotation><filename>{picture.name}</filename>"
+            "<size><width>64</width><height>48</height><depth>3</depth></size>"
+            f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>9</xmin><ymin>11</ymin>"
+            "<xmax>40</xmax><ymax>34</ymax></bndbox></object></annotation>"
+        )
+    return folder
+
+
+def teach(finished: Finished, data: Path, images: Path | None, output: Path, **more: Any) -> Path:
+    path = more.pop("path", finished.root / "incdet" / "step_3")
+    return finetune_custom(path, data, images, output=output, overrides=more.pop("overrides", ROOM), **more)
+
+
+def assert_taught(finished: Finished, root: Path) -> None:
+    before, after = (checkpoint.load(place) for place in (finished.root / "incdet" / "step_3", root / "step_4"))
+    assert after.vocab.steps == (*before.vocab.steps, ("cat", "dog"))
+    old = after.model.state_dict()
+    assert any(not torch.equal(value, old[name]) for name, value in before.model.state_dict().items())
+    manifest = Memory.load(root / "memory" / "step_4.json")
+    assert list(manifest.exemplars) == [*SHAPES, "cat", "dog"]
+    assert [len(ranked) for ranked in manifest.exemplars.values()][-2:] == [1, 1]
+    stored = Memory.load(finished.root / "incdet" / "memory" / "step_3.json")
+    for name in SHAPES:
+        assert manifest.exemplars[name] == stored.exemplars[name][:1]
+    value = json.loads((root / "results.json").read_text())
+    assert [entry["step"] for entry in value["steps"]] == [3, 4]
+    assert value["steps"][1]["memory"]["images"] == len(manifest) <= 8
+    assert value["protocol"]["steps"][3] == ["cat", "dog"]
+
+
+@pytest.mark.usefixtures("without_report")
+def test_classes_of_a_coco_file_are_taught_with_the_runs_own_exemplars(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = make_coco()
+    root = teach(finished, own.annotations, own.images, tmp_path / "own")
+    assert root == tmp_path / "own"
+    assert_taught(finished, root)
+    printed = capsys.readouterr().out
+    assert "exemplars of the run that made the checkpoint" in printed and "nothing was measured" in printed
+
+
+@pytest.mark.usefixtures("without_report")
+def test_classes_of_a_folder_of_voc_xml_are_taught(finished: Finished, voc_folder: Path, tmp_path: Path) -> None:
+    assert_taught(finished, teach(finished, voc_folder, None, tmp_path / "own"))
+
+
+@pytest.mark.usefixtures("without_report")
+def test_old_and_new_classes_are_measured_on_test_data(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = make_coco()
+    root = teach(
+        finished, own.annotations, own.images, tmp_path / "own", method="masked", classes=["dog"],
+        test_data=finished.data / "test.json", test_images=finished.data / "images",
+    )  # fmt: skip
+    first, second = json.loads((root / "results.json").read_text())["steps"]
+    assert list(second["per_class"]) == [*SHAPES, "dog"]
+    before = json.loads((finished.root / "incdet" / "results.json").read_text())["steps"][2]
+    assert first["AP50"] == before["AP50"] and second["old"]["AP50"] is not None
+    assert second["new"]["AP50"] is None  # the test data has no dog
+    assert "old classes: AP50" in capsys.readouterr().out
+    assert checkpoint.load(root / "step_4").vocab.names == (*SHAPES, "dog")
+
+
+@pytest.mark.usefixtures("without_report")
+def test_exemplars_are_chosen_from_old_data_where_no_run_stored_any(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = shutil.copytree(finished.root / "incdet" / "step_3", tmp_path / "lone")
+    own = make_coco()
+    short = (
+        "engine.device=cpu", "engine.workers=0", "train.base.iterations=2", "train.base.batch_size=2",
+        "memory.per_class=1",
+    )  # fmt: skip
+    root = teach(
+        finished, own.annotations, own.images, tmp_path / "own", path=lone, overrides=short,
+        old_data=finished.data / "train.json", old_images=finished.data / "images",
+    )  # fmt: skip
+    memory = Memory.load(root / "memory" / "step_4.json")
+    assert {name: len(ranked) for name, ranked in memory.exemplars.items()} == dict.fromkeys((*SHAPES, "cat", "dog"), 1)
+    assert {one.image.parent.name for one in memory.exemplars["ring"]} == {"train"}
+    assert "chosen from" in capsys.readouterr().out
+    bare = teach(finished, own.annotations, own.images, tmp_path / "bare", path=lone, overrides=short)
+    assert len(Memory.load(bare / "memory" / "step_4.json")) == 2  # its own classes alone
+    assert "--old-data" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("without_report")
+def test_the_old_data_set_may_be_gone_when_the_run_kept_the_pixels(
+    settings: Callable[..., Any], finished: Finished, make_coco: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = shutil.copytree(finished.data, tmp_path / "data")
+    keep = settings(methods=["eeil"], data={"root": str(data)}, memory={"copy_images": True})
+    base = run(keep, display=quiet()[0])
+    shutil.rmtree(data)
+    own = make_coco()
+    root = teach(finished, own.annotations, own.images, tmp_path / "own", path=base / "step_3", method="eeil")
+    memory = Memory.load(root / "memory" / "step_4.json")
+    assert len(memory.exemplars["circle"]) == 1
+    for one in memory:
+        assert one.image.is_relative_to(root) and read_image(one).shape[2] == 3
+
+
+# --- refused before any training
+
+
+@pytest.mark.usefixtures("no_training")
+def test_what_is_refused(finished: Finished, make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    own, known = make_coco(), make_coco(names=("circle", "dog"), folder="known")
+    output = tmp_path / "own"
+    with pytest.raises(InputError, match="'circle'.*already known.*'dog'"):
+        teach(finished, known.annotations, known.images, output)
+    with pytest.raises(InputError, match="'dgo'.*'dog'"):
+        teach(finished, own.annotations, own.images, output, classes=["dgo"])
+    with pytest.raises(InputError, match="at least 8"):
+        teach(finished, own.annotations, own.images, output, overrides=())
+    with pytest.raises(InputError, match="--images"):
+        teach(finished, own.annotations, None, output)
+    with pytest.raises(InputError, match="nowhere"):
+        teach(finished, own.annotations, own.images, output, path=tmp_path / "nowhere")
+    assert not output.exists()
+    with pytest.raises(InputError, match="already holds a run"):
+        teach(finished, own.annotations, own.images, finished.root)
+
+
+def test_new_classes_are_the_files_own_unless_named(make_coco: Callable[..., Any]) -> None:
+    own = read_coco(*make_coco())
+    file = Path("own.json")
+    assert new_classes(Vocabulary((("ant",),)), own, None, file) == ("cat", "dog")
+    assert new_classes(Vocabulary((("ant",),)), own, ["dog"], file) == ("dog",)
+    with pytest.raises(InputError) as caught:
+        new_classes(Vocabulary((("cat",),)), own, ["cat", "zebra"], file)
+    assert len(caught.value.findings) == 2
+
+
+def test_a_class_without_an_object_cannot_be_learned(make_coco: Callable[..., Any]) -> None:
+    own = make_coco(edit=lambda content: content["categories"].append({"id": 9, "name": "cow"}))
+    with pytest.raises(InputError, match="'cow'.*has no object"):
+        new_classes(Vocabulary((("ant",),)), read_coco(*own), None, own.annotations)
+
+
+# --- a checkpoint on any annotation file
+
+
+def test_a_checkpoint_is_scored_on_a_file_with_further_classes(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path
+) -> None:
+    own = make_coco(names=("circle", "dog", "star"), images=6)
+    path, output = finished.root / "eeil" / "step_2", tmp_path / "deep" / "scores.json"  # circle, cross, ring, square
+    value = evaluate_checkpoint(path, own.annotations, own.images, output=output, device="cpu")
+    assert list(value) == ["schema", "checkpoint", "images", "AP", "AP50", "per_class", "skipped"]
+    assert value["schema"] == 1 and value["images"] == 6
+    assert list(value["per_class"]) == ["circle"]
+    assert value["skipped"] == ["cross", "dog", "ring", "square", "star"]
+    assert value["AP50"] == value["per_class"]["circle"]["AP50"] is not None
+    assert json.loads(output.read_text()) == value
+
+
+def test_on_the_runs_own_test_set_the_scores_are_the_runs(finished: Finished) -> None:
+    data = finished.data
+    value = evaluate_checkpoint(
+        finished.root / "incdet" / "step_3", data / "test.json", data / "images", device="cpu", batch_size=5
+    )
+    entry = json.loads((finished.root / "incdet" / "results.json").read_text())["steps"][2]
+    assert value["per_class"] == entry["per_class"]
+    assert (value["AP"], value["AP50"], value["skipped"]) == (entry["AP"], entry["AP50"], [])
+    model = checkpoint.load(finished.root / "incdet" / "step_3").model
+    records = read_coco(data / "test.json", data / "images").records
+    again = score(records, detect(model, records, batch_size=5), model.vocab.names)
+    assert {name: one and one.AP50 for name, one in again.items()} == {
+        name: one["AP50"] for name, one in value["per_class"].items()
+    }
+
+
+def test_without_a_common_class_there_is_nothing_to_score(finished: Finished, make_coco: Callable[..., Any]) -> None:
+    own = make_coco()
+    with pytest.raises(InputError, match="share no class.*cat, dog.*circle"):
+        evaluate_checkpoint(finished.root / "base" / "step_1", own.annotations, own.images, device="cpu")
+
+
+def test_annotations_are_a_coco_file_or_a_folder(make_coco: Callable[..., Any], voc_folder: Path) -> None:
+    own = make_coco(folder="again")
+    coco, voc = read_annotations(own.annotations, own.images), read_annotations(voc_folder, None)
+    assert coco.names == voc.names == ("cat", "dog") and len(coco) == len(voc) == 4
+    assert [one.names for one in coco.records] == [one.names for one in voc.records]
+    assert record("x.png").names == ()

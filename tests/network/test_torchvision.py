@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet, fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from incdet.errors import InputError
+from incdet.network import checkpoint
+from incdet.network.retinanet import IncrementalRetinaNet, Recipe
+from incdet.network.torchvision import from_torchvision, to_torchvision
+from incdet.vocab import Vocabulary
+
+NAMES = ["a", None, "b", "c", None]
+KEPT = [0, 2, 3]
+
+
+def images() -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.rand(3, 64, 48), torch.rand(3, 40, 64)]
+
+
+def lively(model: nn.Module, drop: list[int]) -> Any:
+    """Predictors with detections for every column but ``drop``."""
+    torch.manual_seed(0)
+    logits: Any = model.head.classification_head.cls_logits  # type: ignore[union-attr]
+    nn.init.normal_(logits.weight, std=0.3)
+    nn.init.zeros_(logits.bias)
+    columns = logits.bias.data.view(-1, len(NAMES))
+    columns[:, drop] = -1000.0
+    return model.eval()
+
+
+def small_resnet(norm: Callable[..., nn.Module] | None = None, loss: str = "l1", **settings: Any) -> Any:
+    """A plain torchvision RetinaNet that incdet has no name for: two levels from other layers than ours."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=settings.pop("body_norm", nn.BatchNorm2d),
+        trainable_layers=2, returned_layers=[1],
+    )  # fmt: skip
+    generator = AnchorGenerator(((16, 24), (32, 48)), ((0.5, 1.0),) * 2)
+    head = RetinaNetHead(256, 4, len(NAMES), norm_layer=norm)
+    head.regression_head._loss_type = loss
+    return lively(
+        RetinaNet(backbone, len(NAMES), anchor_generator=generator, head=head, min_size=48, max_size=64, **settings),
+        [1, 4],
+    )
+
+
+def same_detections(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]], columns: list[int]) -> None:
+    """``columns`` are the labels of ``theirs`` in the order of ours."""
+    for mine, other in zip(ours, theirs, strict=True):
+        assert len(mine["boxes"]) > 5
+        assert torch.equal(torch.tensor(columns)[mine["labels"]], other["labels"])
+        torch.testing.assert_close(mine["boxes"], other["boxes"], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(mine["scores"], other["scores"], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def detect(model: Any) -> list[dict[str, Tensor]]:
+    found: list[dict[str, Tensor]] = model(images())
+    return found
+
+
+@pytest.mark.parametrize("builder", [retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2])
+def test_torchvisions_builders_go_in_and_out_with_equal_detections(builder: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    plain = builder(weights=None, weights_backbone=None, num_classes=len(NAMES), min_size=64, max_size=64)
+    plain = lively(plain, [1, 4])
+    ours = from_torchvision(plain, NAMES)
+    assert ours.recipe.detector == builder.__name__
+    assert ours.vocab.steps == (("a", "b", "c"),)
+    expected = detect(plain)
+    same_detections(detect(ours), expected, KEPT)
+    same_detections(detect(to_torchvision(ours)), expected, KEPT)
+
+
+@pytest.mark.parametrize("norm", [None, partial(nn.GroupNorm, 8), nn.BatchNorm2d])
+def test_any_backbone_is_kept_as_a_module(norm: Callable[..., nn.Module] | None, tmp_path: Path) -> None:
+    plain = small_resnet(norm, loss="giou", score_thresh=0.2, detections_per_img=20, topk_candidates=50)
+    ours = from_torchvision(plain, NAMES)
+    assert ours.recipe.backbone == "external"
+    same_detections(detect(ours), detect(plain), KEPT)
+    checkpoint.save(tmp_path, ours)
+    with pytest.raises(InputError, match="external backbone"):
+        checkpoint.load(tmp_path)
+    fresh = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=2, returned_layers=[1]
+    )
+    loaded = checkpoint.load(tmp_path, backbone=fresh).model
+    assert torch.equal(detect(loaded)[0]["boxes"], detect(ours)[0]["boxes"])
+    assert loaded.trainable_names() == ours.trainable_names()
+
+
+def test_the_model_that_was_given_stays_untouched() -> None:
+    plain = small_resnet()
+    before = copy.deepcopy(plain.state_dict())
+    ours = from_torchvision(plain, NAMES)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items())
+
+
+def test_mode_trainable_set_and_frozen_norm_come_along() -> None:
+    plain = small_resnet(body_norm=FrozenBatchNorm2d).train()
+    ours = from_torchvision(plain, NAMES)
+    assert ours.training and ours.recipe.frozen_norm and ours.recipe.norm_module == "frozen"
+    learning = {name for name, parameter in plain.backbone.named_parameters() if parameter.requires_grad}
+    assert {name[9:] for name in ours.trainable_names() if name.startswith("backbone.")} == learning
+    assert len(learning) < len(list(plain.backbone.parameters()))
+
+
+def grown(**changes: Any) -> IncrementalRetinaNet:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"anchor_sizes": ((16, 24), (32, 48)), "channels": 8, "tower_depth": 2, "min_size": 48}
+    recipe = Recipe(backbone="tiny", max_size=64, **{**settings, **changes})
+    model = IncrementalRetinaNet(recipe, Vocabulary((("a", "b"),)))
+    model.grow(["c"])
+    model.grow(["d", "e", "f"])
+    for parameter in model.class_head.predictors.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.train()(images(), [{"boxes": torch.tensor([[4.0, 4.0, 30.0, 30.0]]), "labels": torch.tensor([5])}] * 2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm": "group", "box_loss": "giou", "fg_iou": 0.6}, {"norm": "batch"}])
+def test_a_grown_network_fuses_into_plain_torchvision_and_comes_back(changes: dict[str, Any]) -> None:
+    model = grown(**changes)
+    plain: Any = to_torchvision(model)
+    expected = detect(model)
+    same_detections(detect(plain), expected, list(range(6)))
+    back = from_torchvision(plain, model.vocab.names)
+    same_detections(detect(back), expected, list(range(6)))
+    assert back.recipe.backbone == "tiny" and back.recipe.architecture() == {
+        **model.recipe.architecture(), "norm_eps": 1e-5, "norm_groups": back.recipe.norm_groups
+    }  # fmt: skip
+    assert back.recipe.fg_iou == model.recipe.fg_iou and back.recipe.box_loss == model.recipe.box_loss
+
+
+def test_the_plain_model_holds_nothing_of_incdet() -> None:
+    plain = to_torchvision(grown())
+    assert type(plain) is RetinaNet
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    assert b"incdet" not in buffer.getvalue()
+
+
+def test_frozen_norm_stays_frozen_in_the_plain_model() -> None:
+    model = grown()
+    model.freeze_norm()
+    plain = to_torchvision(model)
+    same_detections(detect(plain), detect(model), list(range(6)))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
+    assert any(isinstance(module, FrozenBatchNorm2d) for module in plain.modules())
+    assert isinstance(model.backbone.body.stem[1], nn.BatchNorm2d)  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b"], "names 2 of 2 columns, the model has 5"),
+        ([None] * 5, "names 0 of 5"),
+        (["a", "b", "c", "a", None], "already known"),
+    ],
+)
+def test_names_must_fit_the_columns(names: list[str | None], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_torchvision(small_resnet(), names)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (partial(fcos_resnet50_fpn, weights=None, weights_backbone=None), "FCOS: is not a torchvision RetinaNet"),
+        (partial(small_resnet, loss="ciou"), "is 'ciou'"),
+        (partial(small_resnet, nn.InstanceNorm2d), "InstanceNorm2d"),
+        (torchvision.models.resnet18, "ResNet: is not"),
+    ],
+)
+def test_other_detectors_are_refused(model: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_torchvision(model(), NAMES)
