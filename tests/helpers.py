@@ -18,9 +18,13 @@ from incdet.network.retinanet import Dense, IncrementalRetinaNet, Recipe
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
-    "backbone": "tiny", "channels": 8, "tower_depth": 1, "anchor_sizes": ((12, 16), (24, 32)), "min_size": (48,),
+    "backbone": "tiny",
+    "channels": 8,
+    "tower_depth": 1,
+    "anchor_sizes": ((12, 16), (24, 32)),
+    "min_size": (48,),
     "max_size": 64,
-}  # fmt: skip
+}
 
 
 def network(*steps: tuple[str, ...], seed: int = 0, **changes: Any) -> IncrementalRetinaNet:
@@ -129,10 +133,15 @@ def record(
     names = tuple(names)
     own = [[4.0 + 2 * i, 5.0, 24.0 + 2 * i, 25.0] for i in range(len(names))] if boxes is None else boxes
     return Record(
-        Path(image), number, size, size, np.array(own, np.float32).reshape(-1, 4), names,
+        Path(image),
+        number,
+        size,
+        size,
+        np.array(own, np.float32).reshape(-1, 4),
+        names,
         np.array([False] * len(names) if ignore is None else ignore, bool),
         frozenset(names if coverage is None else coverage),
-    )  # fmt: skip
+    )
 
 
 def tiny_settings(output: Path, **changes: Any) -> Config:
@@ -145,15 +154,35 @@ def tiny_settings(output: Path, **changes: Any) -> Config:
     tree: dict[str, Any] = {
         "output": str(output),
         "methods": ["incdet"],
-        "data": {"format": "shapes", "root": str(output.parent / "shapes"), "train_images": 14, "test_images": 5,
-                 "image_size": 48},
+        "data": {
+            "format": "shapes",
+            "root": str(output.parent / "shapes"),
+            "train_images": 14,
+            "test_images": 5,
+            "image_size": 48,
+        },
         "protocol": {"steps": "2x3"},
-        "model": {"backbone": "tiny", "channels": 8, "tower_depth": 1, "min_size": [48], "max_size": 48,
-                  "anchor_sizes": [[12, 16], [24, 32]], "aspect_ratios": [1.0], "detections": 20,
-                  "score_thresh": 0.005},
+        "model": {
+            "backbone": "tiny",
+            "channels": 8,
+            "tower_depth": 1,
+            "min_size": [48],
+            "max_size": 48,
+            "anchor_sizes": [[12, 16], [24, 32]],
+            "aspect_ratios": [1.0],
+            "detections": 20,
+            "score_thresh": 0.005,
+        },
         "train": {
-            "base": {"iterations": 4, "batch_size": 4, "optimizer": "adamw", "lr": 0.002, "warmup": 1,
-                     "schedule": "cosine", "clip": 5.0},
+            "base": {
+                "iterations": 4,
+                "batch_size": 4,
+                "optimizer": "adamw",
+                "lr": 0.002,
+                "warmup": 1,
+                "schedule": "cosine",
+                "clip": 5.0,
+            },
             "increment": {"iterations": 4},
             "finetune": {"iterations": 2, "warmup": 0},
             "joint": {"iterations": 5},
@@ -161,7 +190,7 @@ def tiny_settings(output: Path, **changes: Any) -> Config:
         "memory": {"total": 6},
         "engine": {"workers": 0, "device": "cpu", "log_every": 1},
         "evaluation": {"batch_size": 5, "samples": 1},
-    }  # fmt: skip
+    }
     for name, value in changes.items():
         tree[name] = {**tree.get(name, {}), **value} if isinstance(value, Mapping) else value
     return parse_config(tree)

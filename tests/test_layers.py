@@ -12,14 +12,35 @@ PACKAGE = Path(__file__).parents[1] / "incdet"
 
 # A folder is a layer: it may import from those before it, and from itself. Modules beside the folders are below all.
 LAYERS = (
-    "config", "ops", "data", "network", "evaluation", "distillation", "memory", "methods", "training", "report", "app",
-)  # fmt: skip
+    "config",
+    "ops",
+    "data",
+    "network",
+    "evaluation",
+    "distillation",
+    "memory",
+    "methods",
+    "training",
+    "report",
+    "app",
+)
 STRANGERS = (("network", "data"), ("ops", "config"), ("report", "training"))
 TORCH_FREE = [
-    "incdet", "incdet.errors", "incdet.vocab", "incdet.config", "incdet.app.cli", "incdet.evaluation.metrics",
-    "incdet.evaluation.results", "incdet.report.html", "incdet.report.plots", "incdet.data.records",
-    "incdet.data.formats", "incdet.data.formats.checks", "incdet.data.protocols", "incdet.data.shapes",
-]  # fmt: skip
+    "incdet",
+    "incdet.errors",
+    "incdet.vocab",
+    "incdet.config",
+    "incdet.app.cli",
+    "incdet.evaluation.metrics",
+    "incdet.evaluation.results",
+    "incdet.report.html",
+    "incdet.report.plots",
+    "incdet.data.records",
+    "incdet.data.formats",
+    "incdet.data.formats.checks",
+    "incdet.data.protocols",
+    "incdet.data.shapes",
+]
 
 
 def modules() -> dict[str, Path]:

@@ -20,10 +20,19 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 VERB_OF_TOOL = {"train_incremental": "train", "evaluate": "evaluate", "finetune_custom": "extend"}
 # Everything as in the demo, only smaller.
 TINY = [
-    "data.train_images=24", "data.test_images=8", "train.base.iterations=2", "train.increment.iterations=2",
-    "train.finetune.iterations=1", "train.joint.iterations=2", "memory.total=12", "evaluation.samples=2",
-    "engine.device=cpu", "train.base.warmup=1", "train.increment.warmup=1", "train.joint.warmup=1",
-]  # fmt: skip
+    "data.train_images=24",
+    "data.test_images=8",
+    "train.base.iterations=2",
+    "train.increment.iterations=2",
+    "train.finetune.iterations=1",
+    "train.joint.iterations=2",
+    "memory.total=12",
+    "evaluation.samples=2",
+    "engine.device=cpu",
+    "train.base.warmup=1",
+    "train.increment.warmup=1",
+    "train.joint.warmup=1",
+]
 
 
 def blocks(language: str) -> list[str]:
@@ -99,8 +108,11 @@ def test_the_table_of_methods_is_complete() -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the README's demo command, made tiny, has run."""
     repository = Path(__file__).parents[1]
-    (words,) = [words for words in commands() if words[:2] == ["python", "tools/train_incremental.py"]
-                and words[3] == "configs/shapes/demo.yaml"][:1]  # fmt: skip
+    (words,) = [
+        words
+        for words in commands()
+        if words[:2] == ["python", "tools/train_incremental.py"] and words[3] == "configs/shapes/demo.yaml"
+    ][:1]
     folder = tmp_path_factory.mktemp("demo")
     (folder / "tools").symlink_to(repository / "tools")
     (folder / "configs").symlink_to(repository / "configs")

@@ -77,9 +77,12 @@ def _guarded(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", default=[],
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        default=[],
         help="settings that replace those of the file, such as seed=1 train.base.lr=1e-3 (`incdet keys` lists them)",
-    )  # fmt: skip
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -127,9 +130,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from incdet.app.extend import evaluate_checkpoint
 
     scores = evaluate_checkpoint(
-        arguments.checkpoint, arguments.data, arguments.images,
-        output=arguments.output, batch_size=arguments.batch_size, device=arguments.device,
-    )  # fmt: skip
+        arguments.checkpoint,
+        arguments.data,
+        arguments.images,
+        output=arguments.output,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+    )
     print(_score_table(scores))
     if arguments.output is not None:
         print(f"written: {arguments.output}")
@@ -164,11 +171,18 @@ def _extend(arguments: argparse.Namespace) -> int:
     from incdet.app.extend import finetune_custom
 
     folder = finetune_custom(
-        arguments.checkpoint, arguments.data, arguments.images,
-        classes=arguments.classes, method=arguments.method, output=arguments.output, overrides=arguments.overrides,
-        old_data=arguments.old_data, old_images=arguments.old_images,
-        test_data=arguments.test_data, test_images=arguments.test_images,
-    )  # fmt: skip
+        arguments.checkpoint,
+        arguments.data,
+        arguments.images,
+        classes=arguments.classes,
+        method=arguments.method,
+        output=arguments.output,
+        overrides=arguments.overrides,
+        old_data=arguments.old_data,
+        old_images=arguments.old_images,
+        test_data=arguments.test_data,
+        test_images=arguments.test_images,
+    )
     print(f"written: {folder}")
     return 0
 
@@ -185,9 +199,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     from incdet.app.predict import predict
 
     file = predict(
-        arguments.checkpoint, arguments.images, arguments.output,
-        threshold=arguments.threshold, device=arguments.device,
-    )  # fmt: skip
+        arguments.checkpoint,
+        arguments.images,
+        arguments.output,
+        threshold=arguments.threshold,
+        device=arguments.device,
+    )
     print(f"written: {file}")
     return 0
 

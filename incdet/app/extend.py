@@ -145,9 +145,11 @@ def finetune_custom(
     names = new_classes(loaded.model.vocab, own, classes, data)
     step = len(loaded.model.vocab.steps) + 1
     protocol = Protocol(
-        "+".join(str(len(part)) for part in (*loaded.model.vocab.steps, names)), "as taught",
-        (*loaded.model.vocab.steps, names), "overlap",
-    )  # fmt: skip
+        "+".join(str(len(part)) for part in (*loaded.model.vocab.steps, names)),
+        "as taught",
+        (*loaded.model.vocab.steps, names),
+        "overlap",
+    )
     test = read_annotations(test_data, test_images).records if test_data is not None else ()
     source = Source(list(own.records), _numbered(test), own.names, dict(own.source_ids), own.warnings)
     old = read_annotations(old_data, old_images).records if old_data is not None else ()

@@ -67,9 +67,15 @@ class Run:
         return self.protocol.vocabulary(steps, self.source.source_ids)
 
     def measure(
-        self, model: IncrementalRetinaNet, results: Results, step: int, folder: Path, *, states: Path | None = None,
+        self,
+        model: IncrementalRetinaNet,
+        results: Results,
+        step: int,
+        folder: Path,
+        *,
+        states: Path | None = None,
         **known: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Detects with ``model`` on the whole test set; scores and saves in the background, while training goes on.
 
         What is saved of ``step``: checkpoint, samples, and last of all results, which make the step a finished one.
@@ -276,8 +282,16 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     if model is None:
         model = build_model(work.config, work.vocabulary(1))
         lesson = MethodLesson(PLAIN, model.recipe.box_loss)
-        train(work.engine, model, lesson, TrainingSet(tuple(view.records), 0), work.config, work.config.train.base,
-              "step 1 train", states)  # fmt: skip
+        train(
+            work.engine,
+            model,
+            lesson,
+            TrainingSet(tuple(view.records), 0),
+            work.config,
+            work.config.train.base,
+            "step 1 train",
+            states,
+        )
     model = model.to(work.engine.device)
     seconds = time.perf_counter() - start if given is None else None
     work.measure(model.eval(), results, 1, folder, states=states, seconds=seconds, train_images=view.images)
@@ -329,9 +343,15 @@ def learn_steps(
             high = dict(zip(names, outcome.thresholds.high.tolist(), strict=False))
             work.engine.journal.write("thresholds", method=method.name, step=step, high=high)
         work.measure(
-            model, results, step, folder, states=states,
-            seconds=outcome.seconds, train_images=outcome.images, memory=_size(memory),
-        )  # fmt: skip
+            model,
+            results,
+            step,
+            folder,
+            states=states,
+            seconds=outcome.seconds,
+            train_images=outcome.images,
+            memory=_size(memory),
+        )
     work.background.submit(lambda: drop_states(folder / "states"))
     return results
 
@@ -345,8 +365,16 @@ def learn_joint(work: Run, method: Method) -> Results:
     start = time.perf_counter()
     model = build_model(work.config, work.vocabulary(last))
     states = folder / "states"
-    train(work.engine, model, MethodLesson(method, model.recipe.box_loss), TrainingSet(tuple(view.records), 0),
-          work.config, work.config.train.joint, "joint train", states)  # fmt: skip
+    train(
+        work.engine,
+        model,
+        MethodLesson(method, model.recipe.box_loss),
+        TrainingSet(tuple(view.records), 0),
+        work.config,
+        work.config.train.joint,
+        "joint train",
+        states,
+    )
     seconds = time.perf_counter() - start
     work.measure(model.eval(), results, last, folder, states=states, seconds=seconds, train_images=view.images)
     return results

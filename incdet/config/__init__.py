@@ -19,6 +19,19 @@ from incdet.config.schema import (
 )
 
 __all__ = [
-    "Augment", "Config", "Data", "Engine", "Evaluation", "Limit", "Memory", "Model", "Protocol", "Schedule", "Split",
-    "Train", "describe_keys", "load_config", "parse_config",
-]  # fmt: skip
+    "Augment",
+    "Config",
+    "Data",
+    "Engine",
+    "Evaluation",
+    "Limit",
+    "Memory",
+    "Model",
+    "Protocol",
+    "Schedule",
+    "Split",
+    "Train",
+    "describe_keys",
+    "load_config",
+    "parse_config",
+]

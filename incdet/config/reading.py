@@ -71,12 +71,14 @@ def _absolute(config: Config) -> Config:
     model, weights = config.model, config.model.weights
     if weights and ("/" in weights or os.sep in weights or weights.endswith((".safetensors", ".pth", ".pt"))):
         model = model.model_copy(update={"weights": str(Path(weights).resolve())})
-    return config.model_copy(update={
-        "output": config.output.resolve(),
-        "base": config.base.resolve() if config.base is not None else None,
-        "data": config.data.model_copy(update={"root": config.data.root.resolve()}),
-        "model": model,
-    })
+    return config.model_copy(
+        update={
+            "output": config.output.resolve(),
+            "base": config.base.resolve() if config.base is not None else None,
+            "data": config.data.model_copy(update={"root": config.data.root.resolve()}),
+            "model": model,
+        }
+    )
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:
@@ -130,8 +132,14 @@ def _complete_root(whole: dict[str, Any], source: str) -> None:
     elif os.environ.get("INCDET_DATA"):
         data["root"] = os.environ["INCDET_DATA"]
     else:
-        raise InputError(Finding(source, "key data.root", "is not given and INCDET_DATA is not set",
-                                 "add data.root=FOLDER to the command, or export INCDET_DATA=FOLDER"))
+        raise InputError(
+            Finding(
+                source,
+                "key data.root",
+                "is not given and INCDET_DATA is not set",
+                "add data.root=FOLDER to the command, or export INCDET_DATA=FOLDER",
+            )
+        )
 
 
 def _complete_schedules(whole: dict[str, Any]) -> None:

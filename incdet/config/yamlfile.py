@@ -56,8 +56,9 @@ class _Dumper(yaml.SafeDumper):
 
 for _kind, _pattern, _first in _CORE:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern),
-                                     ["" if letter == "\0" else letter for letter in _first])
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), ["" if letter == "\0" else letter for letter in _first]
+        )
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
 
 
@@ -98,8 +99,9 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def write_yaml(value: Mapping[str, Any]) -> str:
     """The text that ``parse_yaml`` reads back as an equal value; keys keep their order, short lists stay on a line."""
-    return str(yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110,
-                         allow_unicode=True))
+    return str(
+        yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    )
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -122,8 +124,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key):
-        raise InputError(Finding("command line", repr(text), "is not of the form key=value",
-                                 "write for example train.base.lr=0.001"))
+        raise InputError(
+            Finding("command line", repr(text), "is not of the form key=value", "write for example train.base.lr=0.001")
+        )
     return key, parse_yaml(value, f"command line {text!r}")
 
 

@@ -107,13 +107,22 @@ class BoxPipeline:
     @cached_property
     def _compose(self) -> Any:
         albumentations = _import_albumentations()
-        rules = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True, min_area=1e-4,
-                                          min_visibility=1 / 3 if self.scale else 0.0, filter_invalid_bboxes=True)
+        rules = albumentations.BboxParams(
+            format="pascal_voc",
+            label_fields=["rows"],
+            clip=True,
+            min_area=1e-4,
+            min_visibility=1 / 3 if self.scale else 0.0,
+            filter_invalid_bboxes=True,
+        )
         steps: list[Any] = [_safe_crop()] if self.crop else []
         # The interpolation is the one of the model's own resize, which evaluation goes through.
         if self.scale is not None:
-            steps.append(albumentations.Affine(scale=tuple(self.scale), keep_ratio=True, interpolation=cv2.INTER_LINEAR,
-                                               fill=CANVAS, p=1.0))
+            steps.append(
+                albumentations.Affine(
+                    scale=tuple(self.scale), keep_ratio=True, interpolation=cv2.INTER_LINEAR, fill=CANVAS, p=1.0
+                )
+            )
         return albumentations.Compose(steps, bbox_params=rules)
 
     def _move_frame(self, planes: Planes, boxes: Boxes, seed: int) -> tuple[Planes, Boxes, NDArray[np.int64]]:
@@ -148,8 +157,9 @@ def changed_boxes(boxes: Boxes, width: int, changes: Changes) -> tuple[Boxes, ND
     return boxes[rows], rows
 
 
-def build_pipeline(flip: float = 0.5, crop: bool = False, photometric: bool = False,
-                   scale: tuple[float, float] | None = None) -> BoxPipeline | None:
+def build_pipeline(
+    flip: float = 0.5, crop: bool = False, photometric: bool = False, scale: tuple[float, float] | None = None
+) -> BoxPipeline | None:
     """The training pipeline (see ``BoxPipeline`` for the options), None where nothing is asked for."""
     wanted = flip > 0 or crop or photometric or scale is not None
     return BoxPipeline(flip, crop, photometric, scale) if wanted else None

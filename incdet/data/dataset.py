@@ -44,9 +44,14 @@ def read_image(record: Record) -> Image:
         raise InputError(Finding(str(record.image), f"image {record.image_id}", problem, "restore the picture"))
     height, width = decoded.shape[:2]
     if (height, width) != (record.height, record.width):
-        raise InputError(Finding(str(record.image), f"image {record.image_id}",
-                                 f"is {width} x {height}, its annotation says {record.width} x {record.height}",
-                                 "correct the annotation or restore the picture"))
+        raise InputError(
+            Finding(
+                str(record.image),
+                f"image {record.image_id}",
+                f"is {width} x {height}, its annotation says {record.width} x {record.height}",
+                "correct the annotation or restore the picture",
+            )
+        )
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
@@ -78,8 +83,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         InputError: A record holds a name that the vocabulary lacks, or is too thin to be resized.
     """
 
-    def __init__(self, records: Sequence[Record], vocab: Vocabulary, pipeline: BoxPipeline | None = None, seed: int = 0,
-                 *, geometry: Geometry | None = None, cache: ImageCache | None = None) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        vocab: Vocabulary,
+        pipeline: BoxPipeline | None = None,
+        seed: int = 0,
+        *,
+        geometry: Geometry | None = None,
+        cache: ImageCache | None = None,
+    ) -> None:
         self.records = list(records)
         self.vocab = vocab
         self.pipeline = pipeline
@@ -88,8 +101,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.cache = cache
         self.cached = cache.reserve(self.places) if cache is not None else 0
         self._buffers = BufferPool()
-        self._boxes = [resize_boxes(record.boxes, (record.height, record.width), (place.height, place.width))
-                       for record, place in zip(self.records, self.places, strict=True)]
+        self._boxes = [
+            resize_boxes(record.boxes, (record.height, record.width), (place.height, place.width))
+            for record, place in zip(self.records, self.places, strict=True)
+        ]
         self._labels = [np.array(vocab.columns(record.names), dtype=np.int64) for record in self.records]
         self._coverage = [np.array([name in record.coverage for name in vocab.names]) for record in self.records]
 
@@ -159,10 +174,15 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
         Every tensor is the caller's own.
         """
-        return {"boxes": torch.from_numpy(boxes.copy()), "labels": torch.from_numpy(self._labels[index][rows]),
-                "ignore": torch.from_numpy(self.records[index].ignore[rows]),
-                "coverage": torch.from_numpy(self._coverage[index].copy()),
-                "image_id": self.records[index].image_id, "index": index, "flipped": flipped}
+        return {
+            "boxes": torch.from_numpy(boxes.copy()),
+            "labels": torch.from_numpy(self._labels[index][rows]),
+            "ignore": torch.from_numpy(self.records[index].ignore[rows]),
+            "coverage": torch.from_numpy(self._coverage[index].copy()),
+            "image_id": self.records[index].image_id,
+            "index": index,
+            "flipped": flipped,
+        }
 
 
 def read_planes(record: Record, place: Place) -> Planes:
@@ -210,14 +230,28 @@ class DrawSampler:
         world: Number of processes; together they draw what one process with ``world * batch_size`` would.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, start: int = 0,
-                 shares: Sequence[tuple[Sequence[int], float]] | None = None, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        shares: Sequence[tuple[Sequence[int], float]] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         groups = [(range(length), 1.0)] if shares is None else [(indices, share) for indices, share in shares]
         if any(not len(indices) for indices, _ in groups) or length < 1:
             raise InputError(Finding("data set", "sampler", "a group of images is empty", "give every group an image"))
         if abs(sum(share for _, share in groups) - 1) > 1e-6 or any(share < 0 for _, share in groups):
-            raise InputError(Finding("data set", "sampler", f"shares are {[share for _, share in groups]}",
-                                     "choose shares >= 0 that sum to 1"))
+            raise InputError(
+                Finding(
+                    "data set",
+                    "sampler",
+                    f"shares are {[share for _, share in groups]}",
+                    "choose shares >= 0 that sum to 1",
+                )
+            )
         self.batch_size, self.seed, self.start, self.rank, self.world = batch_size, seed, start, rank, world
         self._groups = [np.asarray(indices, dtype=np.int64) for indices, _ in groups]
         self._ends = np.cumsum([share for _, share in groups])
@@ -227,10 +261,13 @@ class DrawSampler:
         """The (draw, index) keys of batch ``number`` of this process."""
         total = self.batch_size * self.world
         before, after = self._drawn(number * total), self._drawn((number + 1) * total)
-        indices = [self._at(group, position) for group in range(len(self._groups))
-                   for position in range(before[group], after[group])]
+        indices = [
+            self._at(group, position)
+            for group in range(len(self._groups))
+            for position in range(before[group], after[group])
+        ]
         keys = [(number * total + offset, index) for offset, index in enumerate(indices)]
-        return keys[self.rank::self.world]
+        return keys[self.rank :: self.world]
 
     def __iter__(self) -> Iterator[list[Key]]:
         number = self.start
@@ -265,8 +302,9 @@ def make_loader(dataset: DetectionDataset, batches: Iterable[list[Key]], workers
     return _loader(dataset, workers, batch_sampler=batches)
 
 
-def eval_loader(records: Sequence[Record], batch_size: int, workers: int = 0, *,
-                pin_memory: bool = False) -> Iterable[Batch]:
+def eval_loader(
+    records: Sequence[Record], batch_size: int, workers: int = 0, *, pin_memory: bool = False
+) -> Iterable[Batch]:
     """Every image once, in order, as ``(images, targets)`` where a target holds the ``image_id`` alone."""
     return _loader(EvaluationImages(records), workers, batch_size=batch_size, pin_memory=pin_memory)
 
@@ -274,8 +312,14 @@ def eval_loader(records: Sequence[Record], batch_size: int, workers: int = 0, *,
 def _loader(dataset: Dataset[Any], workers: int, **more: Any) -> Iterable[Batch]:
     # With a generator of its own the loader leaves the training's random numbers alone: by default it draws one of
     # them when it starts, and a resumed phase starts once more than an uninterrupted one.
-    loader: DataLoader[Any] = DataLoader(dataset, num_workers=workers, collate_fn=pack if workers else collate,
-                                         worker_init_fn=start_worker, generator=torch.Generator(), **more)
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=pack if workers else collate,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),
+        **more,
+    )
     return PackedLoader(loader) if workers else loader
 
 

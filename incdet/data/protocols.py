@@ -40,8 +40,9 @@ class Protocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", Vocabulary(self.steps).steps)
         if self.images not in IMAGE_RULES:
-            raise InputError(Finding("protocol", "key images", f"is {self.images!r}",
-                                     suggest(self.images, IMAGE_RULES)))
+            raise InputError(
+                Finding("protocol", "key images", f"is {self.images!r}", suggest(self.images, IMAGE_RULES))
+            )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -60,8 +61,13 @@ class Protocol:
 
     def to_json(self) -> dict[str, Any]:
         """The ``protocol`` entry of results.json."""
-        return {"name": self.name, "order": self.order, "images": self.images, "hash": self.hash,
-                "steps": [list(step) for step in self.steps]}
+        return {
+            "name": self.name,
+            "order": self.order,
+            "images": self.images,
+            "hash": self.hash,
+            "steps": [list(step) for step in self.steps],
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Protocol:
@@ -100,15 +106,24 @@ class StepView:
 
     def describe(self) -> str:
         """The line that is printed before training."""
-        return (f"step {self.step}: {len(self.names)} classes ({', '.join(self.names)}), {self.images} images "
-                f"({self.shared_images} seen before), {self.boxes_visible} boxes visible, {self.boxes_hidden} hidden "
-                f"({self.boxes_hidden_old} of old classes), hash {self.hash}")
+        return (
+            f"step {self.step}: {len(self.names)} classes ({', '.join(self.names)}), {self.images} images "
+            f"({self.shared_images} seen before), {self.boxes_visible} boxes visible, {self.boxes_hidden} hidden "
+            f"({self.boxes_hidden_old} of old classes), hash {self.hash}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The figures without the records."""
-        return {"step": self.step, "names": list(self.names), "images": self.images,
-                "boxes_visible": self.boxes_visible, "boxes_hidden": self.boxes_hidden,
-                "boxes_hidden_old": self.boxes_hidden_old, "shared_images": self.shared_images, "hash": self.hash}
+        return {
+            "step": self.step,
+            "names": list(self.names),
+            "images": self.images,
+            "boxes_visible": self.boxes_visible,
+            "boxes_hidden": self.boxes_hidden,
+            "boxes_hidden_old": self.boxes_hidden_old,
+            "shared_images": self.shared_images,
+            "hash": self.hash,
+        }
 
 
 def class_order(spec: str | Sequence[str], names: Sequence[str], source_ids: Mapping[str, int]) -> tuple[str, ...]:
@@ -137,8 +152,14 @@ def class_order(spec: str | Sequence[str], names: Sequence[str], source_ids: Map
     if path.is_file():
         lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
         return _known(tuple(line for line in lines if line), names, str(path))
-    raise InputError(Finding("protocol", "key order", f"{spec!r} is neither an order nor a file of names",
-                             "use alphabetical, id, shuffle:<seed>, or a text file with one name a line"))
+    raise InputError(
+        Finding(
+            "protocol",
+            "key order",
+            f"{spec!r} is neither an order nor a file of names",
+            "use alphabetical, id, shuffle:<seed>, or a text file with one name a line",
+        )
+    )
 
 
 def parse_steps(spec: str | Sequence[Sequence[str]], order: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -159,15 +180,26 @@ def parse_steps(spec: str | Sequence[Sequence[str]], order: Sequence[str]) -> tu
     for part in spec.replace(" ", "").split("+"):
         match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", part)
         if not match:
-            raise InputError(Finding("protocol", f"steps {spec!r}", f"cannot read {part!r}",
-                                     "write sizes such as 15+5, 10+2x5 (five steps of 2) or lists of names"))
+            raise InputError(
+                Finding(
+                    "protocol",
+                    f"steps {spec!r}",
+                    f"cannot read {part!r}",
+                    "write sizes such as 15+5, 10+2x5 (five steps of 2) or lists of names",
+                )
+            )
         sizes += [int(match[1])] * int(match[2] or 1)
     if sum(sizes) != len(order):
-        raise InputError(Finding("protocol", f"steps {spec!r}",
-                                 f"adds up to {sum(sizes)} classes, the order has {len(order)}",
-                                 "make the sizes add up, or name the classes in the order (or the steps) yourself"))
+        raise InputError(
+            Finding(
+                "protocol",
+                f"steps {spec!r}",
+                f"adds up to {sum(sizes)} classes, the order has {len(order)}",
+                "make the sizes add up, or name the classes in the order (or the steps) yourself",
+            )
+        )
     ends = np.cumsum(sizes)
-    return tuple(tuple(order[end - size:end]) for size, end in zip(sizes, ends.tolist(), strict=True))
+    return tuple(tuple(order[end - size : end]) for size, end in zip(sizes, ends.tolist(), strict=True))
 
 
 def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequence[str]) -> list[Finding]:
@@ -176,12 +208,26 @@ def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequenc
     present = {name for record in records for name, skip in zip(record.names, record.ignore, strict=True) if not skip}
     for number, step in enumerate(protocol.steps, start=1):
         if not present.intersection(step):
-            findings.append(Finding("protocol", f"step {number}", f"the data holds no box of {', '.join(step)}",
-                                    "choose classes that the training images show"))
+            findings.append(
+                Finding(
+                    "protocol",
+                    f"step {number}",
+                    f"the data holds no box of {', '.join(step)}",
+                    "choose classes that the training images show",
+                )
+            )
             continue
-        findings += [Finding("protocol", f"class {name!r}", "has no box in the training data",
-                             "add images of it or leave it out", "warning")
-                     for name in step if name in names and name not in present]
+        findings += [
+            Finding(
+                "protocol",
+                f"class {name!r}",
+                "has no box in the training data",
+                "add images of it or leave it out",
+                "warning",
+            )
+            for name in step
+            if name in names and name not in present
+        ]
     return findings
 
 
@@ -228,12 +274,13 @@ def subset(records: Sequence[Record], names: Iterable[str], count: int | None, s
 
 def _view(members: list[Record], protocol: Protocol, step: int, names: tuple[str, ...], shared: int) -> StepView:
     visible = tuple(record.restrict(names) for record in members)
-    old = frozenset(name for earlier in protocol.steps[:step - 1] for name in earlier) - frozenset(names)
+    old = frozenset(name for earlier in protocol.steps[: step - 1] for name in earlier) - frozenset(names)
     total = sum(len(record.names) for record in members)
     shown = sum(len(record.names) for record in visible)
     hidden_old = sum(name in old for record in members for name in record.names)
-    parts = (json.dumps([r.image_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()])
-             for r in visible)
+    parts = (
+        json.dumps([r.image_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()]) for r in visible
+    )
     digest = _digest([json.dumps(names), *parts])
     return StepView(step, names, visible, shown, total - shown, hidden_old, shared, digest)
 
@@ -247,8 +294,11 @@ def _digest(parts: Iterable[str]) -> str:
 
 def _unknown(wanted: Iterable[str], names: Sequence[str], where: str) -> list[Finding]:
     known = frozenset(names)
-    return [Finding(where, f"class {name!r}", "is not in the data", suggest(str(name), names))
-            for name in wanted if name not in known]
+    return [
+        Finding(where, f"class {name!r}", "is not in the data", suggest(str(name), names))
+        for name in wanted
+        if name not in known
+    ]
 
 
 def _known(wanted: tuple[str, ...], names: Sequence[str], where: str) -> tuple[str, ...]:

@@ -67,26 +67,47 @@ class Record:
             return [(f"has the size {self.width} x {self.height}", "state the size of the picture in pixels")]
         count = len(self.boxes)
         if len(self.names) != count or len(self.ignore) != count:
-            return [(f"has {count} boxes, {len(self.names)} names and {len(self.ignore)} ignore flags",
-                     "give every box one name and one flag")]
+            return [
+                (
+                    f"has {count} boxes, {len(self.names)} names and {len(self.ignore)} ignore flags",
+                    "give every box one name and one flag",
+                )
+            ]
         problems = []
         unknown = sorted(set(self.names) - self.coverage)
         if unknown:
-            problems.append((f"has boxes of classes it does not cover: {', '.join(unknown)}",
-                             "add them to the coverage or drop the boxes"))
+            problems.append(
+                (
+                    f"has boxes of classes it does not cover: {', '.join(unknown)}",
+                    "add them to the coverage or drop the boxes",
+                )
+            )
         if count and not bool(np.isfinite(self.boxes).all()):
             problems.append(("has a box that is not finite", "remove the box"))
         elif count:
             x1, y1, x2, y2 = self.boxes.T
             inside = (x1 >= 0) & (y1 >= 0) & (x2 <= self.width) & (y2 <= self.height)
             for index in np.flatnonzero(~(inside & (x2 > x1) & (y2 > y1))):
-                problems.append((f"box {index} {self.boxes[index].tolist()} is empty or leaves the image "
-                                 f"of {self.width} x {self.height}", "use x1 < x2, y1 < y2 inside the image"))
+                problems.append(
+                    (
+                        f"box {index} {self.boxes[index].tolist()} is empty or leaves the image "
+                        f"of {self.width} x {self.height}",
+                        "use x1 < x2, y1 < y2 inside the image",
+                    )
+                )
         return problems
 
     def _key(self) -> tuple[object, ...]:
-        return (self.image, self.image_id, self.width, self.height, self.names, self.coverage,
-                (self.boxes + np.float32(0)).tobytes(), self.ignore.tobytes())  # + 0 makes -0.0 equal to 0.0
+        return (
+            self.image,
+            self.image_id,
+            self.width,
+            self.height,
+            self.names,
+            self.coverage,
+            (self.boxes + np.float32(0)).tobytes(),
+            self.ignore.tobytes(),
+        )  # + 0 makes -0.0 equal to 0.0
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Record) else NotImplemented
@@ -103,8 +124,16 @@ class Record:
         covered = self.coverage & (names if coverage is None else frozenset(coverage))
         kept = names & covered
         rows = [row for row, name in enumerate(self.names) if name in kept]
-        return Record(self.image, self.image_id, self.width, self.height, self.boxes[rows],
-                      tuple(self.names[row] for row in rows), self.ignore[rows], covered)
+        return Record(
+            self.image,
+            self.image_id,
+            self.width,
+            self.height,
+            self.boxes[rows],
+            tuple(self.names[row] for row in rows),
+            self.ignore[rows],
+            covered,
+        )
 
     def counts(self, names: Iterable[str]) -> bool:
         """Whether the image holds an object of ``names`` that is not ignored."""
@@ -151,11 +180,20 @@ def merge(parts: Sequence[LabelledSet]) -> LabelledSet:
     for part in parts[1:]:
         if part.source_ids != first.source_ids:
             odd = sorted(set(part.names) ^ set(first.names)) or sorted(part.names)
-            findings.append(Finding("data set", "classes", f"the parts differ in their classes: {', '.join(odd[:10])}",
-                                    "read every part with the same class list"))
+            findings.append(
+                Finding(
+                    "data set",
+                    "classes",
+                    f"the parts differ in their classes: {', '.join(odd[:10])}",
+                    "read every part with the same class list",
+                )
+            )
     pictures = Counter(record.image for record in records)
-    findings += [Finding(str(image), "picture", f"stands in the data {count} times", "list it in one split only")
-                 for image, count in pictures.items() if count > 1]
+    findings += [
+        Finding(str(image), "picture", f"stands in the data {count} times", "list it in one split only")
+        for image, count in pictures.items()
+        if count > 1
+    ]
     if findings:
         raise InputError(findings)
     if len({record.image_id for record in records}) < len(records):

@@ -48,8 +48,14 @@ def write_shapes(root: Path, train: int = 600, test: int = 200, size: int = 96, 
     """
     root = Path(root)
     if size < 48 or train < 1 or test < 1:
-        raise InputError(Finding("shapes", "parameters", f"train={train}, test={test}, size={size}",
-                                 "use at least one image each and 48 pixels"))
+        raise InputError(
+            Finding(
+                "shapes",
+                "parameters",
+                f"train={train}, test={test}, size={size}",
+                "use at least one image each and 48 pixels",
+            )
+        )
     for split, count in zip(SPLITS, (train, test), strict=True):
         stamp = {"shapes": VERSION, "split": split, "count": count, "size": size, "seed": seed}
         if not _is_drawn(root, split, stamp):
@@ -84,8 +90,18 @@ def _draw_split(root: Path, split: str, stamp: Mapping[str, Any]) -> None:
         canvas, boxes, names = draw_image(rng, stamp["size"])
         path = folder / f"{index + 1:06d}.png"
         cv2.imwrite(str(path), cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        records.append(Record(path, index + 1, stamp["size"], stamp["size"], boxes, names,
-                              np.zeros(len(names), dtype=np.bool_), frozenset(CLASSES)))
+        records.append(
+            Record(
+                path,
+                index + 1,
+                stamp["size"],
+                stamp["size"],
+                boxes,
+                names,
+                np.zeros(len(names), dtype=np.bool_),
+                frozenset(CLASSES),
+            )
+        )
     ids = {name: number for number, name in enumerate(CLASSES, start=1)}
     write_coco(records, root / f"{split}.json", CLASSES, ids, images=root / "images", info=stamp)
 
@@ -125,8 +141,22 @@ def _outline(name: str, angle: float) -> Points:
         return np.stack([np.cos(turns), np.sin(turns)], axis=1)
     if name == "cross":
         arm = 0.32
-        points = np.array([(arm, arm), (1, arm), (1, -arm), (arm, -arm), (arm, -1), (-arm, -1), (-arm, -arm),
-                           (-1, -arm), (-1, arm), (-arm, arm), (-arm, 1), (arm, 1)])
+        points = np.array(
+            [
+                (arm, arm),
+                (1, arm),
+                (1, -arm),
+                (arm, -arm),
+                (arm, -1),
+                (-arm, -1),
+                (-arm, -arm),
+                (-1, -arm),
+                (-1, arm),
+                (-arm, arm),
+                (-arm, 1),
+                (arm, 1),
+            ]
+        )
     else:
         radii, corners = {"square": ([1.0], 4), "triangle": ([1.0], 3), "star": ([1.0, 0.42], 10)}[name]
         turns = np.arange(corners) * 2 * math.pi / corners
@@ -162,8 +192,15 @@ def _clutter(rng: np.random.Generator, canvas: Canvas) -> None:
         cv2.circle(canvas, spot, radius, rng.uniform(0, 255, 3).tolist(), -1, cv2.LINE_AA)
 
 
-def _paint(rng: np.random.Generator, canvas: Canvas, name: str, outline: Points, centre: Points, radius: float,
-           ground: NDArray[np.float64]) -> None:
+def _paint(
+    rng: np.random.Generator,
+    canvas: Canvas,
+    name: str,
+    outline: Points,
+    centre: Points,
+    radius: float,
+    ground: NDArray[np.float64],
+) -> None:
     """Fill the silhouette in a colour that stands out from the ground; some get a darker or lighter rim."""
     colour = rng.uniform(0, 255, 3)
     while np.abs(colour - ground).sum() < 180:

@@ -83,10 +83,14 @@ class CachedResponder:
         ]
         rows, positive, between, void = (place for place, _ in stretches)
         image = torch.cat([owner for _, owner in stretches])
-        anchor = torch.cat([
-            archive.row_anchor[rows], archive.positive_anchor[positive], archive.between_anchor[between],
-            archive.void_anchor[void],
-        ])  # fmt: skip
+        anchor = torch.cat(
+            [
+                archive.row_anchor[rows],
+                archive.positive_anchor[positive],
+                archive.between_anchor[between],
+                archive.void_anchor[void],
+            ]
+        )
         grid = torch.tensor([feature.shape[-2:] for feature in dense.features])
         anchor = self._moved(anchor, image, archive.grids[entries], grid)
         counts = archive.positive_ends[entries + 1] - archive.positive_ends[entries]
@@ -195,12 +199,24 @@ def _ask(lesson: Asked, prepared: Prepared, columns: int) -> tuple[Tensor, ...]:
     between = (accepted.matched == BETWEEN).flatten().nonzero().squeeze(1)
     heard = torch.stack([*rows.values()], dim=1) if rows else nothing.bool().view(0, 0)
     parts = (
-        torch.tensor([feature.shape[-2:] for feature in dense.features]).expand(images, -1, 2), channels,
-        _counts(responses.image, images), responses.anchor, responses.logits, responses.deltas, heard,
-        _counts(accepted.image, images), accepted.anchor, accepted.column, accepted.boxes, free,
-        _counts(between // count, images), between % count,
-        _counts(void[0], images), void[1], void[2],
-    )  # fmt: skip
+        torch.tensor([feature.shape[-2:] for feature in dense.features]).expand(images, -1, 2),
+        channels,
+        _counts(responses.image, images),
+        responses.anchor,
+        responses.logits,
+        responses.deltas,
+        heard,
+        _counts(accepted.image, images),
+        accepted.anchor,
+        accepted.column,
+        accepted.boxes,
+        free,
+        _counts(between // count, images),
+        between % count,
+        _counts(void[0], images),
+        void[1],
+        void[2],
+    )
     return tuple(part.cpu() for part in parts)
 
 

@@ -93,9 +93,18 @@ class Key(NamedTuple):
             geometry: All else the answers depend on: sizes, anchors, thresholds, the method; as a JSON value.
         """
         pictures = [
-            [one.image.name, one.width, one.height, _file_size(one.image), one.boxes.tolist(), one.names,
-             one.ignore.tolist(), sorted(one.coverage)] for one in records
-        ]  # fmt: skip
+            [
+                one.image.name,
+                one.width,
+                one.height,
+                _file_size(one.image),
+                one.boxes.tolist(),
+                one.names,
+                one.ignore.tolist(),
+                sorted(one.coverage),
+            ]
+            for one in records
+        ]
         return cls(
             "/".join(_digest(state) for state in states),
             _hash(json.dumps(pictures).encode()),

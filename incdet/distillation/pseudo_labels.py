@@ -91,9 +91,13 @@ def pseudo_label(
     sure = usable & (scores >= thresholds.high[labels])
     fixed = torch.cat([target["ignore"] if "ignore" in target else _none_of(target["boxes"]) for target in targets])
     accepted = _regroup(
-        torch.cat([boxes, truth]), torch.cat([labels, torch.zeros_like(owner)]), torch.cat([image, owner]),
-        torch.cat([sure, fixed]), len(boxes), len(targets),
-    )  # fmt: skip
+        torch.cat([boxes, truth]),
+        torch.cat([labels, torch.zeros_like(owner)]),
+        torch.cat([image, owner]),
+        torch.cat([sure, fixed]),
+        len(boxes),
+        len(targets),
+    )
     assignment = assign(accepted, anchors)
     doubtful = (usable & ~sure).nonzero().squeeze(1)
     void = _near(boxes[doubtful], anchors, void_iou)

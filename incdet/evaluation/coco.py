@@ -132,11 +132,18 @@ def _from_dicts(
             "categories": categories,
             # Ids start at 1, for pycocotools takes a match with id 0 as no match.
             "annotations": [
-                {"iscrowd": 0, "id": number, "image_id": image, "category_id": category, "bbox": box,
-                 "area": box[2] * box[3], extra: value}
+                {
+                    "iscrowd": 0,
+                    "id": number,
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    extra: value,
+                }
                 for number, (image, category, box, value) in enumerate(columns, start=1)
             ],
-        }  # fmt: skip
+        }
         side.createIndex()
         sides.append(side)
     return sides[0], sides[1]

@@ -201,9 +201,7 @@ def _resampled_ap(matches: Matches, draws: int, seed: int, form: str) -> list[Nu
     return found
 
 
-def matrix(
-    scores: Mapping[int, PerClass], steps: Sequence[Sequence[str]], metric: str = "AP50"
-) -> Matrix:
+def matrix(scores: Mapping[int, PerClass], steps: Sequence[Sequence[str]], metric: str = "AP50") -> Matrix:
     """R as (T, T) nested lists: row t - 1 holds the mean of every step's classes after step t.
 
     Args:

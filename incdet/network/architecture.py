@@ -9,9 +9,7 @@ from typing import Any
 
 from incdet.errors import Finding, InputError, suggest
 
-BACKBONES = (
-    "tiny", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large"
-)  # fmt: skip
+BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 EXTERNAL = "external"
 DETECTORS = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2")
 RETINANET_SIZES = tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in (32, 64, 128, 256, 512))
@@ -19,16 +17,35 @@ RETINANET_SIZES = tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) fo
 # What torchvision's two builders fix; the remaining fields are free with a builder too.
 _BUILDER: dict[str, dict[str, Any]] = {
     "retinanet_resnet50_fpn": {
-        "backbone": "resnet50", "channels": 256, "tower_depth": 4, "norm": None, "box_loss": "l1", "p6_from": "p5",
+        "backbone": "resnet50",
+        "channels": 256,
+        "tower_depth": 4,
+        "norm": None,
+        "box_loss": "l1",
+        "p6_from": "p5",
     },
     "retinanet_resnet50_fpn_v2": {
-        "backbone": "resnet50", "channels": 256, "tower_depth": 4, "norm": "group", "box_loss": "giou", "p6_from": "c5",
+        "backbone": "resnet50",
+        "channels": 256,
+        "tower_depth": 4,
+        "norm": "group",
+        "box_loss": "giou",
+        "p6_from": "c5",
     },
-}  # fmt: skip
+}
 _ARCHITECTURE = (
-    "backbone", "channels", "tower_depth", "norm", "norm_groups", "p6_from", "norm_eps", "anchor_sizes",
-    "aspect_ratios", "image_mean", "image_std",
-)  # fmt: skip
+    "backbone",
+    "channels",
+    "tower_depth",
+    "norm",
+    "norm_groups",
+    "p6_from",
+    "norm_eps",
+    "anchor_sizes",
+    "aspect_ratios",
+    "image_mean",
+    "image_std",
+)
 
 
 @dataclass(frozen=True)

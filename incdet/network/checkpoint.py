@@ -120,11 +120,16 @@ def load(
     if recipe is not None:
         _same_architecture(folder, stored_recipe, recipe)
     if vocab is not None and vocab.steps != stored_vocab.steps:
-        raise _error(folder / DESCRIPTION, "vocabulary", f"is {_steps(stored_vocab)}, expected {_steps(vocab)}",
-                     "use the protocol that the checkpoint was trained with, or another checkpoint")  # fmt: skip
+        raise _error(
+            folder / DESCRIPTION,
+            "vocabulary",
+            f"is {_steps(stored_vocab)}, expected {_steps(vocab)}",
+            "use the protocol that the checkpoint was trained with, or another checkpoint",
+        )
     if stored_recipe.backbone == EXTERNAL and backbone is None:
-        raise _error(folder / DESCRIPTION, "recipe", "has an external backbone",
-                     "pass the module: load(path, backbone=module)")  # fmt: skip
+        raise _error(
+            folder / DESCRIPTION, "recipe", "has an external backbone", "pass the module: load(path, backbone=module)"
+        )
     tensors = _read_tensors(folder, str(description["sha256"]))
     backbone = copy.deepcopy(backbone)
     # Nothing is initialised on the meta device: loading is fast and leaves the random state alone.
@@ -155,8 +160,12 @@ def _read_description(folder: Path, given: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise _error(file, "format", "is not that of an incdet checkpoint", "give a folder that incdet wrote")
     if description.get("version") != VERSION:
-        raise _error(file, "version", f"is {description.get('version')!r}, this incdet reads {VERSION}",
-                     "install the incdet that wrote it")  # fmt: skip
+        raise _error(
+            file,
+            "version",
+            f"is {description.get('version')!r}, this incdet reads {VERSION}",
+            "install the incdet that wrote it",
+        )
     needed = ("recipe", "vocabulary", "training", "trainable", "history", "metrics", "sha256")
     absent = [key for key in needed if key not in description]
     if absent:
@@ -172,8 +181,12 @@ def _read_words(folder: Path, description: Mapping[str, Any]) -> tuple[Recipe, V
         item = "vocabulary"
         return recipe, Vocabulary.from_json(description["vocabulary"])
     except InputError as fault:
-        raise InputError([Finding(str(file), item, str(finding), "it was edited: copy or train it again")
-                          for finding in fault.findings]) from fault  # fmt: skip
+        raise InputError(
+            [
+                Finding(str(file), item, str(finding), "it was edited: copy or train it again")
+                for finding in fault.findings
+            ]
+        ) from fault
     except (KeyError, TypeError, AttributeError) as fault:
         raise _error(file, item, f"cannot be read ({fault!r})", "it was edited: copy or train it again") from fault
 
@@ -185,8 +198,12 @@ def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as fault:
         raise _error(file, "tensors", f"cannot be read ({fault})", "it is cut off: copy or train it again") from fault
     if _hash(file) != sha256:
-        raise _error(file, "tensors", f"are not those that {DESCRIPTION} describes",
-                     "keep the two files of one checkpoint together")  # fmt: skip
+        raise _error(
+            file,
+            "tensors",
+            f"are not those that {DESCRIPTION} describes",
+            "keep the two files of one checkpoint together",
+        )
     return dict(tensors)
 
 
@@ -195,10 +212,17 @@ def _same_architecture(folder: Path, stored: Recipe, expected: Recipe) -> None:
     # A loaded recipe states an epsilon that a fresh one may leave to its weights.
     differ = [key for key in ours if ours[key] != theirs[key] and not (key == "norm_eps" and ours[key] is None)]
     if differ:
-        raise InputError([
-            Finding(str(folder / DESCRIPTION), f"recipe {key}", f"is {theirs[key]!r}, expected {ours[key]!r}",
-                    "the checkpoint is of another architecture: change the model section or the checkpoint")
-            for key in differ])  # fmt: skip
+        raise InputError(
+            [
+                Finding(
+                    str(folder / DESCRIPTION),
+                    f"recipe {key}",
+                    f"is {theirs[key]!r}, expected {ours[key]!r}",
+                    "the checkpoint is of another architecture: change the model section or the checkpoint",
+                )
+                for key in differ
+            ]
+        )
 
 
 def _check_tensors(folder: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -206,16 +230,27 @@ def _check_tensors(folder: Path, model: nn.Module, tensors: Mapping[str, Tensor]
     wanted = model.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} is unknown" for name in tensors if name not in wanted]
-    faults += [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
-               for name, value in wanted.items() if name in tensors and tensors[name].shape != value.shape]  # fmt: skip
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
     if not faults:
         return
     shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
     if all(fault.startswith("class_head.predictors.") for fault in faults):
-        raise _error(folder / DESCRIPTION, "vocabulary", f"does not fit the tensors ({shown})",
-                     "the vocabulary was edited: restore it")  # fmt: skip
-    raise _error(folder / TENSORS, "tensors", f"are of another architecture ({shown})",
-                 "keep the two files of one checkpoint together")  # fmt: skip
+        raise _error(
+            folder / DESCRIPTION,
+            "vocabulary",
+            f"does not fit the tensors ({shown})",
+            "the vocabulary was edited: restore it",
+        )
+    raise _error(
+        folder / TENSORS,
+        "tensors",
+        f"are of another architecture ({shown})",
+        "keep the two files of one checkpoint together",
+    )
 
 
 def _steps(vocab: Vocabulary) -> str:

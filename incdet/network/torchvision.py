@@ -40,13 +40,19 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
         InputError: The model is not of that kind, or the names do not fit its columns.
     """
     if not isinstance(model, RetinaNet) or not isinstance(model.head, RetinaNetHead):
-        raise _error(type(model).__name__, "is not a torchvision RetinaNet with torchvision's heads",
-                     "pass torchvision.models.detection.RetinaNet")  # fmt: skip
+        raise _error(
+            type(model).__name__,
+            "is not a torchvision RetinaNet with torchvision's heads",
+            "pass torchvision.models.detection.RetinaNet",
+        )
     head = model.head.classification_head
     kept = [column for column, name in enumerate(classes) if name is not None]
     if len(classes) != head.num_classes or not kept:
-        raise _error("classes", f"names {len(kept)} of {len(classes)} columns, the model has {head.num_classes}",
-                     "give one name, or None, for each column")  # fmt: skip
+        raise _error(
+            "classes",
+            f"names {len(kept)} of {len(classes)} columns, the model has {head.num_classes}",
+            "give one name, or None, for each column",
+        )
     vocab = Vocabulary((tuple(name for name in classes if name is not None),))
     result = IncrementalRetinaNet(_recipe(model), vocab, backbone=copy.deepcopy(model.backbone))
     result.class_head.tower = copy.deepcopy(head.conv)
@@ -84,14 +90,24 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
         classifier.cls_logits.bias.copy_(bias)
     classifier.cls_logits.requires_grad_(any(p.requires_grad for p in model.class_head.predictors.parameters()))
     plain = RetinaNet(
-        copy.deepcopy(model.backbone), len(model.vocab), head=head,
+        copy.deepcopy(model.backbone),
+        len(model.vocab),
+        head=head,
         anchor_generator=AnchorGenerator(recipe.anchor_sizes, recipe.ratios),
-        min_size=recipe.min_size, max_size=recipe.max_size,
-        image_mean=list(recipe.image_mean), image_std=list(recipe.image_std),
-        size_divisible=recipe.size_divisible, fixed_size=recipe.fixed_size, _skip_resize=recipe.skip_resize,
-        score_thresh=recipe.score_thresh, nms_thresh=recipe.nms_thresh, detections_per_img=recipe.detections_per_img,
-        topk_candidates=recipe.topk_candidates, fg_iou_thresh=recipe.fg_iou, bg_iou_thresh=recipe.bg_iou,
-    )  # fmt: skip
+        min_size=recipe.min_size,
+        max_size=recipe.max_size,
+        image_mean=list(recipe.image_mean),
+        image_std=list(recipe.image_std),
+        size_divisible=recipe.size_divisible,
+        fixed_size=recipe.fixed_size,
+        _skip_resize=recipe.skip_resize,
+        score_thresh=recipe.score_thresh,
+        nms_thresh=recipe.nms_thresh,
+        detections_per_img=recipe.detections_per_img,
+        topk_candidates=recipe.topk_candidates,
+        fg_iou_thresh=recipe.fg_iou,
+        bg_iou_thresh=recipe.bg_iou,
+    )
     unfold_norms(plain)
     if recipe.frozen_norm:
         freeze_modules(plain)
@@ -118,16 +134,31 @@ def _recipe(model: Any) -> Recipe:
     epsilons = {module.eps for module in model.backbone.modules() if isinstance(module, BATCH_NORMS)}
     frozen = bool(norms) and all(isinstance(module, FrozenBatchNorm2d) for module in norms)
     external = Recipe(
-        backbone=EXTERNAL, channels=model.backbone.out_channels, tower_depth=len(tower), norm=norm, norm_groups=groups,
-        box_loss=kind, frozen_norm=frozen, norm_module="frozen" if frozen else "batch",
+        backbone=EXTERNAL,
+        channels=model.backbone.out_channels,
+        tower_depth=len(tower),
+        norm=norm,
+        norm_groups=groups,
+        box_loss=kind,
+        frozen_norm=frozen,
+        norm_module="frozen" if frozen else "batch",
         norm_eps=epsilons.pop() if len(epsilons) == 1 else None,
-        anchor_sizes=tuple(tuple(level) for level in anchors.sizes), aspect_ratios=tuple(anchors.aspect_ratios),
-        min_size=tuple(transform.min_size), max_size=transform.max_size, image_mean=tuple(transform.image_mean),
-        image_std=tuple(transform.image_std), size_divisible=transform.size_divisible, fixed_size=transform.fixed_size,
-        skip_resize=transform._skip_resize, score_thresh=model.score_thresh, nms_thresh=model.nms_thresh,
-        detections_per_img=model.detections_per_img, topk_candidates=model.topk_candidates,
-        fg_iou=matcher.high_threshold, bg_iou=matcher.low_threshold,
-    )  # fmt: skip
+        anchor_sizes=tuple(tuple(level) for level in anchors.sizes),
+        aspect_ratios=tuple(anchors.aspect_ratios),
+        min_size=tuple(transform.min_size),
+        max_size=transform.max_size,
+        image_mean=tuple(transform.image_mean),
+        image_std=tuple(transform.image_std),
+        size_divisible=transform.size_divisible,
+        fixed_size=transform.fixed_size,
+        skip_resize=transform._skip_resize,
+        score_thresh=model.score_thresh,
+        nms_thresh=model.nms_thresh,
+        detections_per_img=model.detections_per_img,
+        topk_candidates=model.topk_candidates,
+        fg_iou=matcher.high_threshold,
+        bg_iou=matcher.low_threshold,
+    )
     return _recognised(model.backbone, external)
 
 
@@ -140,8 +171,11 @@ def _tower_norm(tower: nn.Module) -> tuple[str | None, int]:
         return "group", next(module.num_groups for module in tower.modules() if isinstance(module, nn.GroupNorm))
     if kinds == {nn.BatchNorm2d}:
         return "batch", 32
-    raise _error("tower", f"holds {', '.join(sorted(kind.__name__ for kind in kinds))}",
-                 "use convolutions with ReLU and GroupNorm, BatchNorm2d or no norm")  # fmt: skip
+    raise _error(
+        "tower",
+        f"holds {', '.join(sorted(kind.__name__ for kind in kinds))}",
+        "use convolutions with ReLU and GroupNorm, BatchNorm2d or no norm",
+    )
 
 
 def _recognised(backbone: nn.Module, recipe: Recipe) -> Recipe:

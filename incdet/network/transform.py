@@ -58,10 +58,15 @@ def padded_shape(shapes: Sequence[Shape], divisible: int, canvas: Shape | None =
         height, width = (-(-max(sides) // divisible) * divisible for sides in zip(*shapes, strict=True))
         return height, width
     findings = [
-        Finding("images", f"image {index}", f"is {height} x {width} pixels, the canvas {canvas[0]} x {canvas[1]}",
-                "use a larger canvas, or resize to less")
-        for index, (height, width) in enumerate(shapes) if height > canvas[0] or width > canvas[1]
-    ]  # fmt: skip
+        Finding(
+            "images",
+            f"image {index}",
+            f"is {height} x {width} pixels, the canvas {canvas[0]} x {canvas[1]}",
+            "use a larger canvas, or resize to less",
+        )
+        for index, (height, width) in enumerate(shapes)
+        if height > canvas[0] or width > canvas[1]
+    ]
     if findings:
         raise InputError(findings)
     return canvas
@@ -109,11 +114,15 @@ def _check_images(images: Sequence[Tensor] | Tensor) -> None:
     if not len(images):
         raise InputError(Finding("images", "batch", "is empty", "pass at least one image"))
     findings = [
-        Finding("images", f"image {index}", f"is {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}",
-                "pass (3, H, W), floating in [0, 1] or uint8 in 0..255")
+        Finding(
+            "images",
+            f"image {index}",
+            f"is {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}",
+            "pass (3, H, W), floating in [0, 1] or uint8 in 0..255",
+        )
         for index, image in enumerate(images)
         if image.dim() != 3 or image.shape[0] != 3 or not (image.is_floating_point() or image.dtype == torch.uint8)
-    ]  # fmt: skip
+    ]
     if findings:
         raise InputError(findings)
 

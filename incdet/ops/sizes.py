@@ -29,9 +29,13 @@ def resized_shape(
     resized = int(height * scale), int(width * scale)
     if min(resized) < 1:
         raise InputError(
-            Finding("image", f"{height} x {width}", f"is {resized[0]} x {resized[1]} pixels after resizing",
-                    f"crop it, or raise max_size from {max_size}")
-        )  # fmt: skip
+            Finding(
+                "image",
+                f"{height} x {width}",
+                f"is {resized[0]} x {resized[1]} pixels after resizing",
+                f"crop it, or raise max_size from {max_size}",
+            )
+        )
     return resized
 
 

@@ -96,8 +96,16 @@ def ap_over_steps(results: Sequence[Results], path: Path, theme: Theme = LIGHT) 
         places = spread([value for value, _ in labels], 0.055 * top)
         above = max(0.0, places[-1] - top) if places else 0.0
         for (value, colour), place in zip(labels, places, strict=True):
-            axes.text(len(steps) + 0.06 * span, place - above, f"{value:.1f}", color=colour, fontsize=9, va="center",
-                      fontweight="bold", bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 0.4})
+            axes.text(
+                len(steps) + 0.06 * span,
+                place - above,
+                f"{value:.1f}",
+                color=colour,
+                fontsize=9,
+                va="center",
+                fontweight="bold",
+                bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 0.4},
+            )
     _legend(figure, chosen, theme)
     _save(figure, path, theme)
 
@@ -118,8 +126,16 @@ def _lines(
         if result.method == JOINT:
             axes.plot([1, last], [known[-1][1]] * 2, color=colour, linestyle="--", linewidth=1.3, zorder=2)
         else:
-            axes.plot(*zip(*known, strict=True), color=colour, linestyle=style, marker=marker, linewidth=2.2,
-                      markersize=7, markeredgecolor=theme.paper, zorder=3)
+            axes.plot(
+                *zip(*known, strict=True),
+                color=colour,
+                linestyle=style,
+                marker=marker,
+                linewidth=2.2,
+                markersize=7,
+                markeredgecolor=theme.paper,
+                zorder=3,
+            )
         if known[-1][0] == last:
             ends.append((known[-1][1], colour))
     return sorted(ends)
@@ -152,8 +168,17 @@ def per_class(results: Sequence[Results], path: Path, theme: Theme = LIGHT) -> N
     heights: dict[str, float] = {}
     place = 0
     for number, step in enumerate(steps, start=1):
-        axes.text(-0.008, place, f"step {number}", color=theme.ink, fontsize=9, fontweight="bold", va="center",
-                  ha="right", transform=axes.get_yaxis_transform())
+        axes.text(
+            -0.008,
+            place,
+            f"step {number}",
+            color=theme.ink,
+            fontsize=9,
+            fontweight="bold",
+            va="center",
+            ha="right",
+            transform=axes.get_yaxis_transform(),
+        )
         heights.update({name: place + rank for rank, name in enumerate(step, start=1)})
         place += len(step) + 1
     before = next((result for result in results if 1 in result.steps and len(steps) > 1), None)
@@ -174,8 +199,12 @@ def per_class(results: Sequence[Results], path: Path, theme: Theme = LIGHT) -> N
 
 
 def _class_row(
-    axes: Axes, results: Sequence[Results], name: str, height: float,
-    chosen: Mapping[str, tuple[str, str, str]], theme: Theme,
+    axes: Axes,
+    results: Sequence[Results],
+    name: str,
+    height: float,
+    chosen: Mapping[str, tuple[str, str, str]],
+    theme: Theme,
 ) -> None:
     values = []
     for result in results:
@@ -187,8 +216,16 @@ def _class_row(
         if result.method == JOINT:
             axes.plot(values[-1], height, marker, color=colour, markersize=13, markeredgewidth=2.6, zorder=4)
         else:
-            axes.plot(values[-1], height, marker, color=colour, markersize=7.5, markeredgewidth=0.6,
-                      markeredgecolor=theme.paper, zorder=4)
+            axes.plot(
+                values[-1],
+                height,
+                marker,
+                color=colour,
+                markersize=7.5,
+                markeredgewidth=0.6,
+                markeredgecolor=theme.paper,
+                zorder=4,
+            )
     if values:
         axes.plot([min(values), max(values)], [height, height], color=theme.grid, linewidth=3, zorder=1)
 
@@ -224,8 +261,9 @@ def samples(
     height = width * sum(shapes) + 0.08 * len(rows) + head
     figure = Figure(figsize=(3 * width, height), facecolor=theme.paper)
     space = {"left": 0.005, "right": 0.995, "bottom": 0.005, "top": 1 - head / height, "wspace": 0.02}
-    grid = figure.add_gridspec(len(rows), 3, height_ratios=shapes, hspace=0.08 * len(rows) / (sum(shapes) * width),
-                               **space)
+    grid = figure.add_gridspec(
+        len(rows), 3, height_ratios=shapes, hspace=0.08 * len(rows) / (sum(shapes) * width), **space
+    )
     everything = {name for names in steps for name in names}
     titles = ("ground truth", "before: after step 1", f"{method}: after step {len(steps)}")
     for number, (start, end) in enumerate(rows):
@@ -287,8 +325,15 @@ def _boxes(
 
 def _frame(axes: Axes, box: Sequence[float], colour: str, halo: str, style: str) -> None:
     x1, y1, x2, y2 = box
-    frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linestyle=style,
-                      linewidth=1.6 if style == ":" else 2.0)
+    frame = Rectangle(
+        (x1, y1),
+        x2 - x1,
+        y2 - y1,
+        fill=False,
+        edgecolor=colour,
+        linestyle=style,
+        linewidth=1.6 if style == ":" else 2.0,
+    )
     frame.set_path_effects([patheffects.withStroke(linewidth=3.4, foreground=halo, alpha=0.75)])
     axes.add_patch(frame)
 
@@ -305,12 +350,23 @@ def _label(
     x1, y1, x2, y2 = box
     corners = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y1), (x1, y2), (x1, y2 - height), (x2 - width, y2)]
     spots = [(min(max(x, left), right - width), min(max(y, top), bottom - height)) for x, y in corners]
-    free = [s for s in spots if not any(s[0] < o[2] and o[0] < s[0] + width and s[1] < o[3] and o[1] < s[1] + height
-                                        for o in taken)]
+    free = [
+        s
+        for s in spots
+        if not any(s[0] < o[2] and o[0] < s[0] + width and s[1] < o[3] and o[1] < s[1] + height for o in taken)
+    ]
     x, y = (free or spots)[0]
     taken.append((x, y, x + width, y + height))
-    axes.text(x + 1.5 * points, y + height / 2, text, color="#ffffff", fontsize=7.5, fontweight="bold", va="center",
-              bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.3, "alpha": 0.92})
+    axes.text(
+        x + 1.5 * points,
+        y + height / 2,
+        text,
+        color="#ffffff",
+        fontsize=7.5,
+        fontweight="bold",
+        va="center",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.3, "alpha": 0.92},
+    )
 
 
 def _iou(first: Sequence[float], second: Sequence[float]) -> float:
@@ -338,13 +394,24 @@ def _legend(figure: Figure, chosen: Mapping[str, tuple[str, str, str]], theme: T
         label = "joint (all data at once)" if method == JOINT else method
         handles.append(Line2D([], [], color=colour, linestyle=style, label=label, **look))  # type: ignore[arg-type]
     if before:
-        handles.append(Line2D([], [], color=theme.muted, marker="o", markersize=9, fillstyle="none", linestyle="none",
-                              label="after step 1"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=theme.muted,
+                marker="o",
+                markersize=9,
+                fillstyle="none",
+                linestyle="none",
+                label="after step 1",
+            )
+        )
     lengths = [len(str(handle.get_label())) + 7 for handle in handles]
     room = figure.get_figwidth() * 11.5  # characters of this size in one line
     columns = len(handles) if sum(lengths) <= room else max(1, int(room / max(lengths)))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False, labelcolor=theme.ink,
-                  fontsize=10)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, frameon=False, labelcolor=theme.ink, fontsize=10
+    )
 
 
 def _save(figure: Figure, path: Path, theme: Theme) -> None:

@@ -82,10 +82,14 @@ def _archive(engine: Engine, lesson: Asked, phase: Phase, config: Config, flips:
     """The archive from its file or filled anew; None where it exceeds the budget."""
     models = [model for model in (lesson.teacher.model, lesson.teacher.snapshot) if model is not None]
     geometry = {
-        "recipe": [model.recipe.to_json() for model in models], "flips": [*flips], "precision": engine.precision,
-        "rule": lesson.rule, "question": repr(lesson.question),
-        "classes": phase.student.vocab.names, "canvas": phase.canvas,
-    }  # fmt: skip
+        "recipe": [model.recipe.to_json() for model in models],
+        "flips": [*flips],
+        "precision": engine.precision,
+        "rule": lesson.rule,
+        "question": repr(lesson.question),
+        "classes": phase.student.vocab.names,
+        "canvas": phase.canvas,
+    }
     key = Key.of([model.state_dict() for model in models], phase.records, geometry)
     budget = config.engine.response_cache * MIB
     archive, fault = load(phase.file, key)

@@ -34,12 +34,17 @@ def config(tmp_path: Path) -> Callable[..., list[object]]:
             "methods": ["eeil"],
             "data": {"format": "coco", "root": str(tmp_path), "train": split, "test": split},
             "protocol": {"steps": [["cat"], ["dog"]]},
-            "model": {"backbone": "tiny", "channels": 16, "tower_depth": 1, "min_size": 48,
-                      "anchor_sizes": [[16], [32], [48]]},
+            "model": {
+                "backbone": "tiny",
+                "channels": 16,
+                "tower_depth": 1,
+                "min_size": 48,
+                "anchor_sizes": [[16], [32], [48]],
+            },
             "train": {"base": {"iterations": 1, "batch_size": 2, "warmup": 0}},
             "memory": {"total": 2},
             "engine": {"workers": 0, "device": "cpu"},
-        }  # fmt: skip
+        }
         path.write_text(json.dumps(value), encoding="utf-8")  # JSON is YAML
         return ["train", "--config", path, *overrides]
 
@@ -68,9 +73,20 @@ def refused(done: Any, *said: str) -> None:
         (lambda content: content["images"][0].update(file_name="gone.png"), ["gone.png"]),
         (lambda content: content.pop("categories"), ["categories"]),
     ],
-    ids=["empty", "negative", "left of the image", "nan", "outside", "three numbers", "xyxy", "no category", "twins",
-         "no image", "no categories"],
-)  # fmt: skip
+    ids=[
+        "empty",
+        "negative",
+        "left of the image",
+        "nan",
+        "outside",
+        "three numbers",
+        "xyxy",
+        "no category",
+        "twins",
+        "no image",
+        "no categories",
+    ],
+)
 def test_faulty_annotations(
     edit: Edit, said: list[str], make_coco: Any, config: Any, incdet_command: Any, tmp_path: Path
 ) -> None:

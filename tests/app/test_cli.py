@@ -17,8 +17,11 @@ from incdet.errors import Finding, InputError, TrainingError
 TOOLS = ("train_incremental", "evaluate", "finetune_custom")
 
 
-@pytest.mark.parametrize("words", [["-m", "incdet"], *(["-m", "incdet", verb] for verb in VERBS),
-                                   *([f"tools/{tool}.py"] for tool in TOOLS)], ids=lambda words: words[-1])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["-m", "incdet"], *(["-m", "incdet", verb] for verb in VERBS), *([f"tools/{tool}.py"] for tool in TOOLS)],
+    ids=lambda words: words[-1],
+)
 def test_help_answers_within_half_a_second_without_torch(words: list[str], repository: Path) -> None:
     command = [sys.executable, "-X", "importtime", *words, "--help"]
     seconds = []
@@ -79,11 +82,12 @@ def test_train_passes_the_checked_configuration(
 def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[..., Any], tmp_path: Path) -> None:
     done = incdet_command("evaluate", "--checkpoint", "a", "--data", "b", "--images", "c", "--output", tmp_path / "d")
     assert done.code == 0
-    assert calls == [((Path("a"), Path("b"), Path("c")),
-                      {"output": tmp_path / "d", "batch_size": 8, "device": "auto"})]  # fmt: skip
+    assert calls == [((Path("a"), Path("b"), Path("c")), {"output": tmp_path / "d", "batch_size": 8, "device": "auto"})]
     assert [line.split() for line in done.out.splitlines()[:3]] == [
-        ["class", "AP", "AP50"], ["cat", "0.250", "-"], ["all", "0.250", "0.500"]
-    ]  # fmt: skip
+        ["class", "AP", "AP50"],
+        ["cat", "0.250", "-"],
+        ["all", "0.250", "0.500"],
+    ]
 
 
 def test_extend_passes_classes_and_overrides(calls: list[Any], incdet_command: Callable[..., Any]) -> None:
@@ -187,9 +191,7 @@ def test_check_tells_a_clean_set_from_a_faulty_one(
     assert f"{faulty.annotations}: 3 error(s)" in done.out
 
 
-def test_check_reads_a_folder_of_xml(
-    make_coco: Callable[..., Any], incdet_command: Callable[..., Any]
-) -> None:
+def test_check_reads_a_folder_of_xml(make_coco: Callable[..., Any], incdet_command: Callable[..., Any]) -> None:
     folder = make_coco(images=2).images
     box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax><ymax>{bottom}</ymax></bndbox>"
     for name, bottom in (("001", 30), ("002", 31)):

@@ -88,9 +88,15 @@ def test_old_and_new_classes_are_measured_on_test_data(
 ) -> None:
     own = make_coco()
     root = teach(
-        finished, own.annotations, own.images, tmp_path / "own", method="masked", classes=["dog"],
-        test_data=finished.data / "test.json", test_images=finished.data / "images",
-    )  # fmt: skip
+        finished,
+        own.annotations,
+        own.images,
+        tmp_path / "own",
+        method="masked",
+        classes=["dog"],
+        test_data=finished.data / "test.json",
+        test_images=finished.data / "images",
+    )
     first, second = json.loads((root / "results.json").read_text())["steps"]
     assert list(second["per_class"]) == [*SHAPES, "dog"]
     before = json.loads((finished.root / "incdet" / "results.json").read_text())["steps"][2]
@@ -107,13 +113,22 @@ def test_exemplars_are_chosen_from_old_data_where_no_run_stored_any(
     lone = shutil.copytree(finished.root / "incdet" / "step_3", tmp_path / "lone")
     own = make_coco()
     short = (
-        "engine.device=cpu", "engine.workers=0", "train.base.iterations=2", "train.base.batch_size=2",
+        "engine.device=cpu",
+        "engine.workers=0",
+        "train.base.iterations=2",
+        "train.base.batch_size=2",
         "memory.per_class=1",
-    )  # fmt: skip
+    )
     root = teach(
-        finished, own.annotations, own.images, tmp_path / "own", path=lone, overrides=short,
-        old_data=finished.data / "train.json", old_images=finished.data / "images",
-    )  # fmt: skip
+        finished,
+        own.annotations,
+        own.images,
+        tmp_path / "own",
+        path=lone,
+        overrides=short,
+        old_data=finished.data / "train.json",
+        old_images=finished.data / "images",
+    )
     memory = Memory.load(root / "memory" / "step_4.json")
     assert {name: len(ranked) for name, ranked in memory.exemplars.items()} == dict.fromkeys((*SHAPES, "cat", "dog"), 1)
     assert {one.image.parent.name for one in memory.exemplars["ring"]} == {"train"}

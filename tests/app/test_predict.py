@@ -40,8 +40,10 @@ def test_every_picture_of_a_folder_gets_detections_and_a_drawing(
     file = predict(saved, [photographs, photographs / "a.jpg"], tmp_path / "out", threshold=0.0, device="cpu")
     entries = json.loads(file.read_text())["images"]
     assert [(Path(entry["image"]).name, entry["width"]) for entry in entries] == [
-        ("a.jpg", 60), ("b.png", 61), ("a.jpg", 60)
-    ]  # fmt: skip
+        ("a.jpg", 60),
+        ("b.png", 61),
+        ("a.jpg", 60),
+    ]
     assert entries[0]["detections"] == entries[2]["detections"] != []
     for entry in entries:
         for found in entry["detections"]:

@@ -48,8 +48,15 @@ def assert_same_network(first: Path, second: Path) -> None:
 
 def test_every_file_of_the_run_folder_is_there(finished: Finished) -> None:
     files = {path.relative_to(finished.root).as_posix() for path in finished.root.rglob("*") if path.is_file()}
-    expected = {"config.yaml", "log.jsonl", "protocol.json", "comparison.json", "report.html",
-                "base/results.json", "base/memory/step_1.json"}  # fmt: skip
+    expected = {
+        "config.yaml",
+        "log.jsonl",
+        "protocol.json",
+        "comparison.json",
+        "report.html",
+        "base/results.json",
+        "base/memory/step_1.json",
+    }
     places = {"base/step_1", "joint/step_3"}
     for name, method in METHODS.items():
         expected.add(f"{name}/results.json")
@@ -63,9 +70,7 @@ def test_every_file_of_the_run_folder_is_there(finished: Finished) -> None:
     assert any(name.startswith("plots/") and name.endswith(".png") for name in files)
     assert any(name.startswith("samples/images/") for name in files)
     assert not [name for name in files if name.endswith((".pt", ".tmp"))]  # no state, no half-written file
-    assert {path.name for path in finished.root.iterdir() if path.is_dir()} == {
-        "base", "plots", "samples", *METHODS
-    }  # fmt: skip
+    assert {path.name for path in finished.root.iterdir() if path.is_dir()} == {"base", "plots", "samples", *METHODS}
 
 
 def test_the_frozen_configuration_is_that_of_the_run(finished: Finished) -> None:
@@ -81,16 +86,31 @@ def numbers(value: dict[str, Any], *names: str) -> None:
 def test_results_follow_the_schema(finished: Finished, name: str) -> None:
     value = read(finished.root / name / "results.json")
     assert list(value) == [
-        "schema", "method", "seed", "detector", "protocol", "steps", "matrix_AP50", "summary",
-    ]  # fmt: skip
+        "schema",
+        "method",
+        "seed",
+        "detector",
+        "protocol",
+        "steps",
+        "matrix_AP50",
+        "summary",
+    ]
     assert (value["schema"], value["method"], value["seed"]) == (1, name, 0) and isinstance(value["detector"], str)
     assert set(value["protocol"]) == {"name", "order", "images", "hash", "steps"}
     assert value["protocol"]["name"] == "2x3" and value["protocol"]["steps"] == STEPS
     assert [entry["step"] for entry in value["steps"]] == ([3] if name == "joint" else [1, 2, 3])
     for entry in value["steps"]:
         assert list(entry) == [
-            "step", "AP", "AP50", "old", "new", "per_class", "train_images", "memory", "seconds",
-        ]  # fmt: skip
+            "step",
+            "AP",
+            "AP50",
+            "old",
+            "new",
+            "per_class",
+            "train_images",
+            "memory",
+            "seconds",
+        ]
         seen = [name for names in STEPS[: entry["step"]] for name in names]
         assert list(entry["per_class"]) == seen
         for part in (*entry["per_class"].values(), entry["new"]):
@@ -109,9 +129,18 @@ def test_results_follow_the_schema(finished: Finished, name: str) -> None:
             assert entry["memory"] == {"images": 0, "bytes": 0}
     assert [len(row) for row in value["matrix_AP50"]] == [3, 3, 3]
     numbers(
-        value["summary"], "AP", "AP50", "old_AP50", "new_AP50", "FPP", "forgetting", "BWT", "average_incremental_AP",
-        "AbsGap", "RelGap",
-    )  # fmt: skip
+        value["summary"],
+        "AP",
+        "AP50",
+        "old_AP50",
+        "new_AP50",
+        "FPP",
+        "forgetting",
+        "BWT",
+        "average_incremental_AP",
+        "AbsGap",
+        "RelGap",
+    )
 
 
 def test_all_methods_share_step_one_and_the_protocol(finished: Finished) -> None:
@@ -152,8 +181,13 @@ def test_the_log_tells_of_every_step_and_of_the_thresholds(finished: Finished) -
     assert sorted(steps) == sorted([("base", 1), ("joint", 3), *((name, t) for name in incremental for t in (2, 3))])
     phases = {line["phase"] for line in lines if line["event"] == "train"}
     assert phases == {
-        "step 1 train", "step 2 train", "step 2 finetune", "step 3 train", "step 3 finetune", "joint train",
-    }  # fmt: skip
+        "step 1 train",
+        "step 2 train",
+        "step 2 finetune",
+        "step 3 train",
+        "step 3 finetune",
+        "joint train",
+    }
     fitted = [line for line in lines if line["event"] == "thresholds"]
     assert {line["method"] for line in fitted} == {name for name, method in METHODS.items() if method.pseudo_labels}
     for line in fitted:
@@ -226,9 +260,18 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
         assert Memory.load(own) == Memory.load(other)
     assert not list(root.rglob("*.pt"))
     assert {path.name for path in root.iterdir()} - {"states"} == {
-        "base", "comparison.json", "config.yaml", "log.jsonl", "memory", "protocol.json", "results.json", "samples",
-        "scores.json", "step_2", "step_3",
-    }  # fmt: skip
+        "base",
+        "comparison.json",
+        "config.yaml",
+        "log.jsonl",
+        "memory",
+        "protocol.json",
+        "results.json",
+        "samples",
+        "scores.json",
+        "step_2",
+        "step_3",
+    }
 
 
 # --- scoring in the background
@@ -370,10 +413,18 @@ def test_an_ablation_runs_under_its_own_name(settings: Settings) -> None:
         ({"methods": ["incdte"]}, "'incdet'"),
         ({"methods": ["finetune"], "without": ["replay"]}, "no part 'replay'"),
         ({"base": "nowhere"}, "nowhere"),
-        ({"data": {"format": "coco", "train": {"annotations": "none.json", "images": "images"},
-                   "test": {"annotations": "test.json", "images": "images"}}}, "none.json"),
+        (
+            {
+                "data": {
+                    "format": "coco",
+                    "train": {"annotations": "none.json", "images": "images"},
+                    "test": {"annotations": "test.json", "images": "images"},
+                }
+            },
+            "none.json",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_before_training(settings: Settings, changes: dict[str, Any], said: str) -> None:
     config = settings(**changes)
     with pytest.raises(InputError, match=said):

@@ -40,9 +40,13 @@ def test_a_run_is_taken_up_again_only_on_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "key"),
-    [({"seed": 3}, "seed"), ({"memory": {"total": 9}}, "memory"), ({"methods": ["eeil"]}, "methods"),
-     ({"train": {"joint": {"iterations": 9}}}, "train")],
-)  # fmt: skip
+    [
+        ({"seed": 3}, "seed"),
+        ({"memory": {"total": 9}}, "memory"),
+        ({"methods": ["eeil"]}, "methods"),
+        ({"train": {"joint": {"iterations": 9}}}, "train"),
+    ],
+)
 def test_another_run_is_not_resumed(tmp_path: Path, changes: dict[str, object], key: str) -> None:
     claim(tiny_settings(tmp_path / "run"))
     with pytest.raises(InputError, match=f"key {key}.*differs"):

@@ -127,8 +127,10 @@ def test_a_fault_is_named_with_file_key_and_fix(write: Path, text: str, said: st
 def test_all_faults_come_at_once_and_inherited_ones_once(write: Path) -> None:
     message = refused(write, "sed: 1\ntrain: {base: {lr: fast}}", "memory.totl=3")
     assert [line.split(": ")[1] for line in sorted(message.splitlines())] == [
-        "key sed", "key train.base.lr", "key memory.totl"
-    ]  # fmt: skip
+        "key sed",
+        "key train.base.lr",
+        "key memory.totl",
+    ]
     assert "command line: key memory.totl" in message
 
 
@@ -167,8 +169,11 @@ def test_later_schedules_take_what_they_leave_out_from_base(write: Path) -> None
 
 
 def test_words_mean_what_yaml_1_2_says(write: Path) -> None:
-    write.write_text("engine: {precision: off}\nmemory: {copy_images: no}\naugment: {crop: yes}\n"
-                     "protocol: {steps: [[no, off], [1e-4x, 12:30]]}", encoding="utf-8")  # fmt: skip
+    write.write_text(
+        "engine: {precision: off}\nmemory: {copy_images: no}\naugment: {crop: yes}\n"
+        "protocol: {steps: [[no, off], [1e-4x, 12:30]]}",
+        encoding="utf-8",
+    )
     config = load_config(write)
     assert config.engine.precision == "off"
     assert (config.memory.copy_images, config.augment.crop) == (False, True)

@@ -14,8 +14,9 @@ from incdet.data.augment import SMALLEST_SIDE, BoxPipeline, apply_changes, build
 from incdet.data.resize import to_image, to_planes
 
 
-def run(name: str, image: NDArray[np.uint8], boxes: NDArray[np.float32], seed: int
-        ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
+def run(
+    name: str, image: NDArray[np.uint8], boxes: NDArray[np.float32], seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
     """A pipeline on interleaved pixels, which are easier to write down than planes."""
     done = PIPELINES[name](to_planes(image), boxes, seed)
     return to_image(done.planes), done.boxes, done.rows
@@ -27,8 +28,10 @@ def must(pipeline: BoxPipeline | None) -> BoxPipeline:
 
 
 PIPELINES = {
-    "flip": must(build_pipeline(flip=1.0)), "half": must(build_pipeline()),
-    "crop": must(build_pipeline(flip=0, crop=True)), "photometric": must(build_pipeline(flip=0, photometric=True)),
+    "flip": must(build_pipeline(flip=1.0)),
+    "half": must(build_pipeline()),
+    "crop": must(build_pipeline(flip=0, crop=True)),
+    "photometric": must(build_pipeline(flip=0, photometric=True)),
     "zoom": must(build_pipeline(flip=0, scale=(0.5, 2.0))),
     "photometric and flip": must(build_pipeline(photometric=True)),
     "all": must(build_pipeline(crop=True, photometric=True, scale=(0.7, 1.4))),
@@ -48,8 +51,9 @@ def pictures(draw: st.DrawFn) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 @pytest.mark.parametrize("name", PIPELINES)
 @given(pictures(), st.integers(0, 2**32 - 1))
-def test_boxes_stay_valid_and_rows_true(name: str, picture: tuple[NDArray[np.uint8], NDArray[np.float32]],
-                                        seed: int) -> None:
+def test_boxes_stay_valid_and_rows_true(
+    name: str, picture: tuple[NDArray[np.uint8], NDArray[np.float32]], seed: int
+) -> None:
     planes, boxes = to_planes(picture[0]), picture[1]
     before = planes.copy(), boxes.copy()
     planes.flags.writeable = False
@@ -109,7 +113,7 @@ def test_a_crop_is_whole_pixels_of_the_picture_and_bounded() -> None:
     for seed in range(60):
         done, moved, _ = run("crop", image, np.array([[20, 15, 30, 25]], np.float32), seed)
         x, y = (np.array([20, 15]) - moved[0, :2].round()).astype(int)
-        assert np.array_equal(done, image[y:y + done.shape[0], x:x + done.shape[1]])
+        assert np.array_equal(done, image[y : y + done.shape[0], x : x + done.shape[1]])
         shapes.add(done.shape)
     assert len(shapes) > 20 and min(shapes)[0] >= 16 and (40, 50, 3) in shapes
 
@@ -120,8 +124,7 @@ def test_a_pipeline_can_be_sent_to_another_process(name: str) -> None:
     boxes = np.array([[5, 5, 15, 15]], np.float32)
     sent = pickle.loads(pickle.dumps(PIPELINES[name]))
     for seed in range(5):
-        assert np.array_equal(sent(to_planes(image), boxes, seed)[0],
-                              PIPELINES[name](to_planes(image), boxes, seed)[0])
+        assert np.array_equal(sent(to_planes(image), boxes, seed)[0], PIPELINES[name](to_planes(image), boxes, seed)[0])
 
 
 def test_nothing_asked_is_no_pipeline() -> None:
@@ -144,4 +147,5 @@ def test_what_a_seed_decides_is_what_the_pipeline_does() -> None:
 def test_crop_and_zoom_do_not_decide_over_the_flip() -> None:
     # Otherwise the mirror would always come with the same cut.
     assert [PIPELINES["all"].changes(seed).flipped for seed in range(30)] == [
-        PIPELINES["half"].changes(seed).flipped for seed in range(30)]
+        PIPELINES["half"].changes(seed).flipped for seed in range(30)
+    ]

@@ -108,8 +108,9 @@ def one_record(path: Path, width: int, height: int) -> Record:
 
 def test_coverage_and_ignore_reach_the_target(records: list[Record]) -> None:
     few = records[0].restrict(CLASSES[:4], coverage=CLASSES[:3])
-    flagged = Record(few.image, 1, few.width, few.height, few.boxes, few.names,
-                     np.ones(len(few.names), np.bool_), few.coverage)
+    flagged = Record(
+        few.image, 1, few.width, few.height, few.boxes, few.names, np.ones(len(few.names), np.bool_), few.coverage
+    )
     _, target = dataset([flagged])[0]
     assert target["coverage"].tolist() == [True] * 3 + [False] * 3
     assert target["ignore"].tolist() == [True] * len(few.names)
@@ -133,8 +134,16 @@ def test_a_class_that_the_model_lacks_is_an_error_not_a_lost_label(records: list
 def test_labels_and_flags_follow_the_boxes_that_a_pipeline_keeps(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
     boxes = np.array([[0, 0, 4, 4], [15, 15, 25, 25], [36, 36, 40, 40], [16, 16, 20, 20]], np.float32)
-    record = Record(tmp_path / "a.png", 1, 40, 40, boxes, ("a", "b", "a", "c"), np.array([False, True, False, False]),
-                    frozenset("abc"))
+    record = Record(
+        tmp_path / "a.png",
+        1,
+        40,
+        40,
+        boxes,
+        ("a", "b", "a", "c"),
+        np.array([False, True, False, False]),
+        frozenset("abc"),
+    )
     _, target = DetectionDataset([record], Vocabulary((("a", "b", "c"),)), build_pipeline(flip=0, scale=(2.0, 2.0)))[0]
     assert target["labels"].tolist() == [1, 2] and target["ignore"].tolist() == [True, False]
     assert target["boxes"].shape == (2, 4)
@@ -177,10 +186,14 @@ def test_evaluation_sees_every_image_once_in_order(records: list[Record]) -> Non
         assert np.array_equal(found[0][0][1].numpy().transpose(1, 2, 0), read_image(records[1]))
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda path: None, "does not exist"), (lambda path: path.write_bytes(b"no picture"), "cannot be decoded"),
-    (lambda path: cv2.imwrite(str(path), np.zeros((5, 5, 3), np.uint8)), "is 5 x 5, its annotation says 6 x 4"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_bytes(b"no picture"), "cannot be decoded"),
+        (lambda path: cv2.imwrite(str(path), np.zeros((5, 5, 3), np.uint8)), "is 5 x 5, its annotation says 6 x 4"),
+    ],
+)
 def test_pictures_that_cannot_be_used(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
     make(tmp_path / "a.png")
     with pytest.raises(InputError, match=words):
@@ -214,7 +227,7 @@ def test_every_epoch_is_a_permutation(length: int, batch_size: int, seed: int) -
     assert [draw for draw, _ in keys] == list(range(3 * length * batch_size))
     indices = [index for _, index in keys]
     for epoch in range(3 * batch_size):
-        assert sorted(indices[epoch * length:(epoch + 1) * length]) == list(range(length))
+        assert sorted(indices[epoch * length : (epoch + 1) * length]) == list(range(length))
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 20))
@@ -249,10 +262,15 @@ def test_a_sampler_starts_where_it_is_told_and_never_ends() -> None:
     assert DrawSampler(50, 8, 1).batch(0) != DrawSampler(50, 8, 2).batch(0)
 
 
-@pytest.mark.parametrize(("length", "shares", "words"), [
-    (0, None, "empty"), (3, [(range(3), 0.5), ((), 0.5)], "empty"), (3, [(range(2), 0.5), ((2,), 0.6)], "shares"),
-    (3, [(range(2), 1.5), ((2,), -0.5)], "shares"),
-])
+@pytest.mark.parametrize(
+    ("length", "shares", "words"),
+    [
+        (0, None, "empty"),
+        (3, [(range(3), 0.5), ((), 0.5)], "empty"),
+        (3, [(range(2), 0.5), ((2,), 0.6)], "shares"),
+        (3, [(range(2), 1.5), ((2,), -0.5)], "shares"),
+    ],
+)
 def test_samplers_that_cannot_be(length: int, shares: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         DrawSampler(length, 2, 0, shares=shares)

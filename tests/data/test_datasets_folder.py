@@ -39,8 +39,9 @@ def test_coco_has_eighty_classes_with_their_ids(repository: Path) -> None:
     assert (ids["person"], ids["stop sign"], ids["toothbrush"]) == (1, 13, 90)
 
 
-@pytest.mark.parametrize(("file", "order"), [
-    ("classes.txt", "id"), ("alphabetical.txt", "alphabetical"), ("shuffle123.txt", "shuffle:123")])
+@pytest.mark.parametrize(
+    ("file", "order"), [("classes.txt", "id"), ("alphabetical.txt", "alphabetical"), ("shuffle123.txt", "shuffle:123")]
+)
 def test_coco_order_files_are_what_they_say(repository: Path, file: str, order: str) -> None:
     ids = coco_ids(repository)
     path = str(repository / "datasets" / "coco" / file)
@@ -64,12 +65,14 @@ def voc_root(root: Path, images: int) -> Path:
     for stem in stems:
         (home / "JPEGImages" / f"{stem}.jpg").touch()
         (home / "Annotations" / f"{stem}.xml").write_text(
-            "<annotation><size><width>9</width><height>9</height></size></annotation>")
+            "<annotation><size><width>9</width><height>9</height></size></annotation>"
+        )
     return root
 
 
-def test_a_short_voc_download_is_noticed(script: ModuleType, tmp_path: Path,
-                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_voc_download_is_noticed(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = voc_root(tmp_path, 3)
     assert script.main(["voc", "--root", str(root), "--splits", "2007_test"]) == 2
     assert "there are 3, the release has 4952" in capsys.readouterr().out
@@ -80,25 +83,35 @@ def test_a_short_voc_download_is_noticed(script: ModuleType, tmp_path: Path,
     assert "000001.xml" in finding.file
 
 
-def test_missing_voc_folders_and_splits_are_named(script: ModuleType, tmp_path: Path,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_voc_folders_and_splits_are_named(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert script.main(["voc", "--root", str(tmp_path), "--splits", "2012_trainval", "2012_nothing"]) == 2
     printed = capsys.readouterr().out
     assert "VOC2012: folder: does not exist" in printed and "2012_nothing: is not a split" in printed
 
 
-def test_coco_downloads_are_compared_with_the_release(script: ModuleType, repository: Path, tmp_path: Path,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_downloads_are_compared_with_the_release(
+    script: ModuleType, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
     cv2.imwrite(str(tmp_path / "val2017" / "a.jpg"), np.zeros((8, 8, 3), np.uint8))
     categories = [{"id": number, "name": name} for name, number in coco_ids(repository).items()]
-    content = {"images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 8}], "categories": categories,
-               "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 8}],
+        "categories": categories,
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}],
+    }
     path = tmp_path / "annotations" / "instances_val2017.json"
     path.write_text(json.dumps(content))
-    layout = {"val": {"annotations": "annotations/instances_val2017.json", "images": "val2017",
-                      "counts": {"images": 1, "annotations": 1}}}
+    layout = {
+        "val": {
+            "annotations": "annotations/instances_val2017.json",
+            "images": "val2017",
+            "counts": {"images": 1, "annotations": 1},
+        }
+    }
     assert script.check_coco_folder(tmp_path, ["val"], layout) == []
     content["categories"] = categories[:-1]
     path.write_text(json.dumps(content))

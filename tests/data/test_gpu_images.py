@@ -37,11 +37,32 @@ def records(tmp_path: Path) -> list[Record]:
         coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f"{number}.png"), cv2.resize(coarse, (width, height)))
         boxes = np.array([[2, 3, 20.5, 21], [5, 6, 5.05, 9]], np.float32)[: number % 3]
-        made.append(Record(tmp_path / f"{number}.png", number, width, height, boxes, ("a",) * len(boxes),
-                           np.zeros(len(boxes), np.bool_), frozenset("a")))
+        made.append(
+            Record(
+                tmp_path / f"{number}.png",
+                number,
+                width,
+                height,
+                boxes,
+                ("a",) * len(boxes),
+                np.zeros(len(boxes), np.bool_),
+                frozenset("a"),
+            )
+        )
     first = made[0]
-    return [*made, Record(first.image, 9, first.width, first.height, np.array([[1, 1, 9, 9]], np.float32), ("a",),
-                          np.ones(1, np.bool_), frozenset("a"))]
+    return [
+        *made,
+        Record(
+            first.image,
+            9,
+            first.width,
+            first.height,
+            np.array([[1, 1, 9, 9]], np.float32),
+            ("a",),
+            np.ones(1, np.bool_),
+            frozenset("a"),
+        ),
+    ]
 
 
 def dataset(records: list[Record], pipeline: BoxPipeline | None, **more: Any) -> DetectionDataset:

@@ -33,10 +33,11 @@ def test_a_line_is_its_table() -> None:
     lines = [jitter for jitter in DRAWS if jitter.line is not None]
     assert 600 < len(lines) < 900
     gaps = [
-        np.abs(jittered(Jitter(jitter.table, 1, jitter.line), planes).astype(int)
-               - jittered(Jitter(jitter.table), planes)).max()
+        np.abs(
+            jittered(Jitter(jitter.table, 1, jitter.line), planes).astype(int) - jittered(Jitter(jitter.table), planes)
+        ).max()
         for jitter in lines
-    ]  # fmt: skip
+    ]
     assert max(gaps) <= 1 and np.mean(gaps) < 0.05  # a level that lies halfway may go either way
 
 

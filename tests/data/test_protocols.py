@@ -31,8 +31,16 @@ IDS = {"ant": 6, "bee": 5, "cow": 4, "dog": 3, "emu": 2, "fox": 1}
 def record(number: int, *names: str, ignored: int = 0, coverage: tuple[str, ...] = NAMES) -> Record:
     boxes = [[i, i, i + 5, i + 6] for i in range(len(names))]
     ignore = [i < ignored for i in range(len(names))]
-    return Record(Path(f"{number}.png"), number, 50, 50, np.array(boxes, np.float32).reshape(-1, 4), names,
-                  np.array(ignore, np.bool_), frozenset(coverage))
+    return Record(
+        Path(f"{number}.png"),
+        number,
+        50,
+        50,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        names,
+        np.array(ignore, np.bool_),
+        frozenset(coverage),
+    )
 
 
 @st.composite
@@ -64,7 +72,7 @@ def test_steps_show_their_own_classes_and_hide_the_rest(case: tuple[list[Record]
             assert shown == by_id[shown.image_id].restrict(names) and shown.coverage == set(names)
         assert view.boxes_visible == sum(len(r.names) for r in view.records)
         assert view.boxes_visible + view.boxes_hidden == sum(len(by_id[i].names) for i in ids)
-        old = {name for step in protocol.steps[:number - 1] for name in step}
+        old = {name for step in protocol.steps[: number - 1] for name in step}
         assert view.boxes_hidden_old == sum(name in old for i in ids for name in by_id[i].names)
         assert view.shared_images == len(seen_before & set(ids))
         seen_before |= set(ids)
@@ -102,26 +110,43 @@ def test_joint_shows_the_same_images_once_with_all_seen_boxes(case: tuple[list[R
 def test_written_steps_partition_the_order(order: list[str], parts: list[tuple[int, int]]) -> None:
     sizes = [size for size, times in parts for _ in range(times)]
     text = "+".join(f"{size}x{times}" for size, times in parts)
-    longer = [*order, *(f"more{i}" for i in range(sum(sizes)))][:sum(sizes)]
+    longer = [*order, *(f"more{i}" for i in range(sum(sizes)))][: sum(sizes)]
     steps = parse_steps(text, longer)
     assert [len(step) for step in steps] == sizes
     assert [name for step in steps for name in step] == longer
 
 
-@pytest.mark.parametrize(("text", "count", "sizes"), [
-    ("15+5", 20, [15, 5]), ("19+1", 20, [19, 1]), ("10+2x5", 20, [10, 2, 2, 2, 2, 2]), ("5x4", 20, [5, 5, 5, 5]),
-    ("15+1x5", 20, [15, 1, 1, 1, 1, 1]), ("40+10x4", 80, [40, 10, 10, 10, 10]), ("40+20x2", 80, [40, 20, 20]),
-    ("20", 20, [20]), (" 70 + 10 ", 80, [70, 10]),
-])
+@pytest.mark.parametrize(
+    ("text", "count", "sizes"),
+    [
+        ("15+5", 20, [15, 5]),
+        ("19+1", 20, [19, 1]),
+        ("10+2x5", 20, [10, 2, 2, 2, 2, 2]),
+        ("5x4", 20, [5, 5, 5, 5]),
+        ("15+1x5", 20, [15, 1, 1, 1, 1, 1]),
+        ("40+10x4", 80, [40, 10, 10, 10, 10]),
+        ("40+20x2", 80, [40, 20, 20]),
+        ("20", 20, [20]),
+        (" 70 + 10 ", 80, [70, 10]),
+    ],
+)
 def test_published_splits(text: str, count: int, sizes: list[int]) -> None:
     assert [len(step) for step in parse_steps(text, [str(i) for i in range(count)])] == sizes
 
 
-@pytest.mark.parametrize(("spec", "words"), [
-    ("15+4", "adds up to 19"), ("15+x", "cannot read 'x'"), ("", "cannot read ''"), ("0+20", "cannot read '0'"),
-    ("10-10", "cannot read"), ([["0"], ["dgo"]], "dgo.*not in the data"), ([["0", "1"], ["1"]], "stands twice"),
-    ([["0"], []], "has no class"),
-])
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("15+4", "adds up to 19"),
+        ("15+x", "cannot read 'x'"),
+        ("", "cannot read ''"),
+        ("0+20", "cannot read '0'"),
+        ("10-10", "cannot read"),
+        ([["0"], ["dgo"]], "dgo.*not in the data"),
+        ([["0", "1"], ["1"]], "stands twice"),
+        ([["0"], []], "has no class"),
+    ],
+)
 def test_steps_that_cannot_be(spec: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse_steps(spec, [str(i) for i in range(20)])
@@ -171,9 +196,13 @@ def test_the_hash_follows_what_the_step_sees_and_nothing_else() -> None:
     view = step_view(records, two_steps(), 1)
     assert view.hash == step_view([record(1, "ant", "dog"), record(2, "dog")], two_steps(), 1).hash
     assert view.hash == step_view([record(1, "ant", "emu"), record(2, "dog")], two_steps(), 1).hash
-    others = [[record(1, "bee", "dog"), record(2, "dog")], [record(3, "ant", "dog"), record(2, "dog")],
-              [record(1, "ant", "ant"), record(2, "dog")], [record(1, "ant", "dog", ignored=1), record(2, "ant")],
-              [record(1, "ant", "dog", coverage=("ant", "dog")), record(2, "dog")]]
+    others = [
+        [record(1, "bee", "dog"), record(2, "dog")],
+        [record(3, "ant", "dog"), record(2, "dog")],
+        [record(1, "ant", "ant"), record(2, "dog")],
+        [record(1, "ant", "dog", ignored=1), record(2, "ant")],
+        [record(1, "ant", "dog", coverage=("ant", "dog")), record(2, "dog")],
+    ]
     assert len({view.hash, *(step_view(other, two_steps(), 1).hash for other in others)}) == 6
 
 
@@ -224,7 +253,11 @@ def test_classes_that_the_data_lacks() -> None:
     protocol = Protocol("", "", (("ant", "bee"), ("gnu",), ("fox",)))
     findings = check_protocol(protocol, [record(1, "ant"), record(2, "fox", ignored=1)], NAMES)
     assert [(f.item, f.severity) for f in findings] == [
-        ("class 'gnu'", "error"), ("class 'bee'", "warning"), ("step 2", "error"), ("step 3", "error")]
+        ("class 'gnu'", "error"),
+        ("class 'bee'", "warning"),
+        ("step 2", "error"),
+        ("step 3", "error"),
+    ]
 
 
 def test_a_subset_is_seeded_and_holds_wanted_objects() -> None:

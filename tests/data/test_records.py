@@ -15,24 +15,43 @@ from incdet.errors import InputError
 
 def make(**changes: Any) -> Record:
     values: dict[str, Any] = {
-        "image": Path("a.png"), "image_id": 1, "width": 40, "height": 30, "boxes": [[0, 0, 40, 30], [1, 2, 3, 4.5]],
-        "names": ("cat", "dog"), "ignore": [False, True], "coverage": {"cat", "dog", "cow"}}
+        "image": Path("a.png"),
+        "image_id": 1,
+        "width": 40,
+        "height": 30,
+        "boxes": [[0, 0, 40, 30], [1, 2, 3, 4.5]],
+        "names": ("cat", "dog"),
+        "ignore": [False, True],
+        "coverage": {"cat", "dog", "cow"},
+    }
     return Record(**{**values, **changes})
 
 
-@pytest.mark.parametrize("boxes", [
-    [[0, 0, 0, 10], [1, 1, 2, 2]], [[5, 5, 4, 10], [1, 1, 2, 2]], [[0, 0, float("nan"), 5], [1, 1, 2, 2]],
-    [[0, 0, float("inf"), 5], [1, 1, 2, 2]], [[-0.5, 0, 5, 5], [1, 1, 2, 2]], [[0, 0, 5, 30.5], [1, 1, 2, 2]],
-])
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[0, 0, 0, 10], [1, 1, 2, 2]],
+        [[5, 5, 4, 10], [1, 1, 2, 2]],
+        [[0, 0, float("nan"), 5], [1, 1, 2, 2]],
+        [[0, 0, float("inf"), 5], [1, 1, 2, 2]],
+        [[-0.5, 0, 5, 5], [1, 1, 2, 2]],
+        [[0, 0, 5, 30.5], [1, 1, 2, 2]],
+    ],
+)
 def test_a_bad_box_is_refused_with_the_picture_named(boxes: list[list[float]]) -> None:
     with pytest.raises(InputError, match=r"a\.png"):
         make(boxes=boxes)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"width": 0}, "size"), ({"names": ("cat",)}, "1 names"), ({"ignore": [True]}, "1 ignore"),
-    ({"coverage": {"cat"}}, "does not cover: dog"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"width": 0}, "size"),
+        ({"names": ("cat",)}, "1 names"),
+        ({"ignore": [True]}, "1 ignore"),
+        ({"coverage": {"cat"}}, "does not cover: dog"),
+    ],
+)
 def test_broken_rules_are_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         make(**changes)
@@ -63,8 +82,14 @@ def test_the_given_array_stays_with_its_owner() -> None:
 def test_equality_is_by_value() -> None:
     assert make() == make() and hash(make()) == hash(make())
     assert pickle.loads(pickle.dumps(make())) == make()
-    for changes in ({"image_id": 2}, {"boxes": [[0, 0, 40, 30], [1, 2, 3, 5]]}, {"ignore": [False, False]},
-                    {"coverage": {"cat", "dog"}}, {"names": ("cat", "cow")}, {"image": Path("b.png")}):
+    for changes in (
+        {"image_id": 2},
+        {"boxes": [[0, 0, 40, 30], [1, 2, 3, 5]]},
+        {"ignore": [False, False]},
+        {"coverage": {"cat", "dog"}},
+        {"names": ("cat", "cow")},
+        {"image": Path("b.png")},
+    ):
         assert make(**changes) != make()
     assert make() != "a.png"
 

@@ -100,9 +100,11 @@ def test_the_box_frames_the_silhouette() -> None:
         canvas, boxes, _ = draw_image(np.random.default_rng(seed), 96)
         x1, y1, x2, y2 = boxes[-1].round().astype(int)
         picture = canvas.astype(float)
-        centre = picture[(y1 + y2) // 2 - 2:(y1 + y2) // 2 + 3, (x1 + x2) // 2 - 2:(x1 + x2) // 2 + 3].mean(axis=(0, 1))
+        centre = picture[(y1 + y2) // 2 - 2 : (y1 + y2) // 2 + 3, (x1 + x2) // 2 - 2 : (x1 + x2) // 2 + 3].mean(
+            axis=(0, 1)
+        )
         inside += np.abs(picture[y1:y2, x1:x2] - centre).sum(axis=2).mean()
-        ring = picture[max(0, y1 - 3):y2 + 3, max(0, x1 - 3):x2 + 3]
+        ring = picture[max(0, y1 - 3) : y2 + 3, max(0, x1 - 3) : x2 + 3]
         outside += np.abs(ring[[0, -1]] - centre).sum(axis=2).mean()
     assert inside < 0.75 * outside
 

@@ -72,10 +72,14 @@ def test_a_devkit_is_read_by_year_and_split_and_splits_are_joined(
     source = open_source(
         tiny_settings(
             tmp_path / "run",
-            data={"format": "voc", "root": str(tmp_path / "kit"), "train_splits": ["2007_train", "2007_val"],
-                  "test_splits": ["2007_test"]},
+            data={
+                "format": "voc",
+                "root": str(tmp_path / "kit"),
+                "train_splits": ["2007_train", "2007_val"],
+                "test_splits": ["2007_test"],
+            },
         )
-    )  # fmt: skip
+    )
     assert [one.image.name for one in source.train] == ["001.png", "002.png", "003.png", "004.png"]
     assert [one.names for one in source.test] == [one.names for one in records[4:]]
     assert {"cat", "dog"} <= set(source.names)

@@ -27,10 +27,15 @@ from incdet.training.increment import MethodLesson
 
 NAMES = ("a", "b")
 EVERYTHING = Method(
-    "everything", "here", pseudo_labels=True,
-    terms=(KdResponse(selection=Selection("score", 0.6)), KdSoftmax(selection=Selection("topk", 9), images="new"),
-           KdBox(score=0.4)),
-)  # fmt: skip
+    "everything",
+    "here",
+    pseudo_labels=True,
+    terms=(
+        KdResponse(selection=Selection("score", 0.6)),
+        KdSoftmax(selection=Selection("topk", 9), images="new"),
+        KdBox(score=0.4),
+    ),
+)
 THRESHOLDS = Thresholds(torch.tensor([0.6, 0.5]), torch.tensor([0.3, 0.25]))
 LOUD = replace(EVERYTHING, terms=(KdResponse(selection=Selection("all")),))
 BOTH = (False, True)

@@ -25,11 +25,16 @@ def archive(seed: int = 0) -> Archive:
 
     floats = {"logits": (7, 2), "deltas": (7, 4), "positive_box": (3, 4)}
     flags = {"rows": (7, 1), "positive_free": (3,), "channels": (4, 0)}
-    return Archive(**{
-        name: torch.randn(floats[name], generator=generator) if name in floats
-        else numbers(*flags[name]) > 4 if name in flags else numbers(5)
-        for name in Archive._fields
-    })  # fmt: skip
+    return Archive(
+        **{
+            name: torch.randn(floats[name], generator=generator)
+            if name in floats
+            else numbers(*flags[name]) > 4
+            if name in flags
+            else numbers(5)
+            for name in Archive._fields
+        }
+    )
 
 
 @pytest.fixture

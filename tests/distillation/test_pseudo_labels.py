@@ -110,8 +110,11 @@ def test_what_an_accepted_box_made_positive_is_not_void() -> None:
 
 
 def test_doubt_reaches_as_far_as_the_overlap_says() -> None:
-    between = {"boxes": torch.tensor([[0.0, 0.0, 10.0, 20.0]]), "scores": torch.tensor([0.4]),
-               "labels": torch.tensor([0])}  # IoU 0.5 with anchor 0  # fmt: skip
+    between = {
+        "boxes": torch.tensor([[0.0, 0.0, 10.0, 20.0]]),
+        "scores": torch.tensor([0.4]),
+        "labels": torch.tensor([0]),
+    }  # IoU 0.5 with anchor 0
     assert voids(label(between)) == [(0, 0)]
     assert voids(label(between, void_iou=0.6)) == []
 
@@ -125,9 +128,12 @@ def test_ignored_objects_stay_ignored_for_the_pseudo_channels() -> None:
 def test_images_do_not_mix() -> None:
     none = found()
     labels = spoken(
-        [none, found((4, 0.9, 1), (5, 0.4, 0)), none], [target(coverage=NEW)] * 3, ANCHORS, torch.tensor([NEW] * 3),
+        [none, found((4, 0.9, 1), (5, 0.4, 0)), none],
+        [target(coverage=NEW)] * 3,
+        ANCHORS,
+        torch.tensor([NEW] * 3),
         THRESHOLDS,
-    )  # fmt: skip
+    )
     assert labels.assignment.positives.tolist() == [0, 1, 0]
     assert labels.assignment.image.tolist() == [1] and labels.void[0].tolist() == [1]
     assert voids(labels) == [(5, 0)]
@@ -218,11 +224,13 @@ def label_by_image(
             usable &= box_iou(boxes, truth["boxes"]).amax(dim=1) <= 0.7
         sure = usable & (scores >= THRESHOLDS.high[labels])
         fixed = truth["boxes"][truth["ignore"]] if "ignore" in truth else truth["boxes"][:0]
-        accepted.append({
-            "boxes": torch.cat([boxes[sure], fixed]),
-            "labels": torch.cat([labels[sure], labels.new_zeros(len(fixed))]),
-            "ignore": torch.tensor([False] * int(sure.sum()) + [True] * len(fixed), dtype=torch.bool),
-        })  # fmt: skip
+        accepted.append(
+            {
+                "boxes": torch.cat([boxes[sure], fixed]),
+                "labels": torch.cat([labels[sure], labels.new_zeros(len(fixed))]),
+                "ignore": torch.tensor([False] * int(sure.sum()) + [True] * len(fixed), dtype=torch.bool),
+            }
+        )
         doubtful = usable & ~sure
         row, anchor = (box_iou(boxes[doubtful], anchors) >= 0.4).nonzero(as_tuple=True)
         voids += [(number, a, int(c)) for a, c in zip(anchor.tolist(), labels[doubtful][row].tolist(), strict=True)]

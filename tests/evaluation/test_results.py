@@ -61,8 +61,17 @@ def test_the_file_has_the_published_schema(tmp_path: Path) -> None:
     assert value["steps"][2]["new"] == {"AP": 0.3, "AP50": 0.6}
     assert value["matrix_AP50"] == [[0.6, None, None], [0.5, 0.6, None], [0.4, 0.4, 0.6]]
     assert list(value["summary"]) == [
-        "AP", "AP50", "old_AP50", "new_AP50", "FPP", "forgetting", "BWT", "average_incremental_AP", "AbsGap", "RelGap",
-    ]  # fmt: skip
+        "AP",
+        "AP50",
+        "old_AP50",
+        "new_AP50",
+        "FPP",
+        "forgetting",
+        "BWT",
+        "average_incremental_AP",
+        "AbsGap",
+        "RelGap",
+    ]
     assert value["summary"]["FPP"] == pytest.approx(0.2)
     joint_all, ours = (0.8 + 0.8 + 0.6) / 3, (0.4 + 0.4 + 0.6) / 3
     assert value["summary"]["AbsGap"] == pytest.approx(joint_all - ours)

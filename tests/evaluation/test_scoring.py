@@ -78,9 +78,15 @@ def plain_coco(records: Sequence[Record], detections: dict[int, Detections], nam
             if other in NAMES:
                 sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
                 truth.dataset["annotations"].append(
-                    {"id": len(truth.dataset["annotations"]) + 1, "image_id": r.image_id, "bbox": sides,
-                     "category_id": NAMES.index(other) + 1, "area": sides[2] * sides[3], "iscrowd": int(ignored)}
-                )  # fmt: skip
+                    {
+                        "id": len(truth.dataset["annotations"]) + 1,
+                        "image_id": r.image_id,
+                        "bbox": sides,
+                        "category_id": NAMES.index(other) + 1,
+                        "area": sides[2] * sides[3],
+                        "iscrowd": int(ignored),
+                    }
+                )
         item = detections[r.image_id]
         for box, value, label in zip(item.boxes.astype(float), item.scores, item.labels, strict=True):
             sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
@@ -104,8 +110,14 @@ def devkit(records: Sequence[Record], detections: dict[int, Detections], name: s
         for box, value, label in zip(item.boxes, item.scores, item.labels, strict=True):
             if label == NAMES.index(name):
                 queue.append((-float(value), place, len(queue), box.astype(float)))
-    objects = [[[box.astype(float), bool(ignored), False] for box, n, ignored
-                in zip(r.boxes, r.names, r.ignore, strict=True) if n == name] for r in records]  # fmt: skip
+    objects = [
+        [
+            [box.astype(float), bool(ignored), False]
+            for box, n, ignored in zip(r.boxes, r.names, r.ignore, strict=True)
+            if n == name
+        ]
+        for r in records
+    ]
     total = sum(not thing[1] for things in objects for thing in things)
     right = wrong = 0
     curve = []
@@ -358,8 +370,16 @@ def pictures(folder: Path, count: int) -> list[Record]:
     records = []
     for number in range(count):
         cv2.imwrite(str(folder / f"{number}.png"), np.full((20, 30, 3), number, np.uint8))
-        blank = Record(folder / f"{number}.png", number, 30, 20, np.zeros((0, 4), np.float32), (), np.zeros(0, bool),
-                       frozenset(NAMES))  # fmt: skip
+        blank = Record(
+            folder / f"{number}.png",
+            number,
+            30,
+            20,
+            np.zeros((0, 4), np.float32),
+            (),
+            np.zeros(0, bool),
+            frozenset(NAMES),
+        )
         records.append(blank)
     return records
 

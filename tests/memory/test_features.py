@@ -19,8 +19,12 @@ def records(tmp_path: Path) -> list[Record]:
     random = np.random.default_rng(0)
     held = [["a"], ["b", "a"], [], ["b"], ["a", "a"]]
     boxes = [
-        [[2, 2, 14, 14]], [[2, 2, 14, 14], [10, 10, 44, 44]], [], [[20, 4, 40, 30]], [[0, 0, 12, 12], [8, 8, 40, 40]]
-    ]  # fmt: skip
+        [[2, 2, 14, 14]],
+        [[2, 2, 14, 14], [10, 10, 44, 44]],
+        [],
+        [[20, 4, 40, 30]],
+        [[0, 0, 12, 12], [8, 8, 40, 40]],
+    ]
     made = []
     for number, (names, own) in enumerate(zip(held, boxes, strict=True)):
         path = tmp_path / f"{number}.png"

@@ -233,12 +233,20 @@ def change_by(kind: Callable[..., torch.optim.Optimizer], **settings: Any) -> Ca
 @pytest.mark.parametrize(
     "change",
     [
-        change_by_loading, change_by_assigning, change_in_place, change_epsilon, change_data, change_unseen,
+        change_by_loading,
+        change_by_assigning,
+        change_in_place,
+        change_epsilon,
+        change_data,
+        change_unseen,
         change_by_a_step_on_a_late_gradient,
-        change_by(torch.optim.SGD), change_by(torch.optim.SGD, fused=True), change_by(torch.optim.SGD, foreach=True),
-        change_by(torch.optim.AdamW, fused=True), change_by(torch.optim.AdamW, foreach=True),
+        change_by(torch.optim.SGD),
+        change_by(torch.optim.SGD, fused=True),
+        change_by(torch.optim.SGD, foreach=True),
+        change_by(torch.optim.AdamW, fused=True),
+        change_by(torch.optim.AdamW, foreach=True),
     ],
-)  # fmt: skip
+)
 def test_what_was_folded_is_never_stale(change: Callable[[Any], None]) -> None:
     layer = small()
     layer(picture())
@@ -317,8 +325,9 @@ def test_a_convolution_with_bias_and_a_norm_without_affine_fold_too() -> None:
     torch.testing.assert_close(layer(picture()), plain(picture()), rtol=1e-5, atol=1e-5)
     for mine, other in zip(
         torch.autograd.grad(layer(picture()).square().sum(), list(layer.parameters())),
-        torch.autograd.grad(plain(picture()).square().sum(), list(plain.parameters())), strict=True,
-    ):  # fmt: skip
+        torch.autograd.grad(plain(picture()).square().sum(), list(plain.parameters())),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-2)
     with torch.no_grad():
         torch.testing.assert_close(layer(picture()), plain(picture()), rtol=1e-5, atol=1e-5)

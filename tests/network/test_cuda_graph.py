@@ -20,9 +20,14 @@ from incdet.vocab import Vocabulary
 def model() -> IncrementalRetinaNet:
     torch.manual_seed(0)
     recipe = Recipe(
-        backbone="tiny", channels=8, tower_depth=1, anchor_sizes=((12, 16), (24, 32)), min_size=(48,), max_size=64,
+        backbone="tiny",
+        channels=8,
+        tower_depth=1,
+        anchor_sizes=((12, 16), (24, 32)),
+        min_size=(48,),
+        max_size=64,
         frozen_norm=True,
-    )  # fmt: skip
+    )
     return IncrementalRetinaNet(recipe, Vocabulary((("a", "b"), ("c",)))).train()
 
 

@@ -15,9 +15,13 @@ from incdet.network.torchvision import to_torchvision
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
-    "backbone": "tiny", "channels": 8, "tower_depth": 1, "anchor_sizes": ((12, 16), (24, 32)), "min_size": (48,),
+    "backbone": "tiny",
+    "channels": 8,
+    "tower_depth": 1,
+    "anchor_sizes": ((12, 16), (24, 32)),
+    "min_size": (48,),
     "max_size": 64,
-}  # fmt: skip
+}
 
 
 def network(*steps: tuple[str, ...], seed: int = 0, **changes: Any) -> IncrementalRetinaNet:

@@ -47,9 +47,12 @@ def small_resnet(norm: Callable[..., nn.Module] | None = None, loss: str = "l1",
     """A plain torchvision RetinaNet that incdet has no name for: two levels from other layers than ours."""
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=settings.pop("body_norm", nn.BatchNorm2d),
-        trainable_layers=2, returned_layers=[1],
-    )  # fmt: skip
+        backbone_name="resnet18",
+        weights=None,
+        norm_layer=settings.pop("body_norm", nn.BatchNorm2d),
+        trainable_layers=2,
+        returned_layers=[1],
+    )
     generator = AnchorGenerator(((16, 24), (32, 48)), ((0.5, 1.0),) * 2)
     head = RetinaNetHead(256, 4, len(NAMES), norm_layer=norm)
     head.regression_head._loss_type = loss
@@ -145,8 +148,10 @@ def test_a_grown_network_fuses_into_plain_torchvision_and_comes_back(changes: di
     back = from_torchvision(plain, model.vocab.names)
     same_detections(detect(back), expected, list(range(6)))
     assert back.recipe.backbone == "tiny" and back.recipe.architecture() == {
-        **model.recipe.architecture(), "norm_eps": 1e-5, "norm_groups": back.recipe.norm_groups
-    }  # fmt: skip
+        **model.recipe.architecture(),
+        "norm_eps": 1e-5,
+        "norm_groups": back.recipe.norm_groups,
+    }
     assert back.recipe.fg_iou == model.recipe.fg_iou and back.recipe.box_loss == model.recipe.box_loss
 
 

@@ -41,9 +41,14 @@ def truth(shapes: Shapes) -> list[dict[str, Tensor]]:
 
 def theirs(recipe: Recipe, training: bool) -> GeneralizedRCNNTransform:
     return GeneralizedRCNNTransform(
-        recipe.min_size, recipe.max_size, list(recipe.image_mean), list(recipe.image_std),
-        size_divisible=recipe.size_divisible, fixed_size=recipe.fixed_size, _skip_resize=recipe.skip_resize,
-    ).train(training)  # fmt: skip
+        recipe.min_size,
+        recipe.max_size,
+        list(recipe.image_mean),
+        list(recipe.image_std),
+        size_divisible=recipe.size_divisible,
+        fixed_size=recipe.fixed_size,
+        _skip_resize=recipe.skip_resize,
+    ).train(training)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -149,9 +149,15 @@ def test_any_shape_gives_torchvisions_detections(
         logits, deltas, anchors, level_sizes, sizes, score_thresh=score_thresh, nms_thresh=0.5, topk=topk, limit=limit
     )
     expected = theirs(
-        logits, deltas, anchors, level_sizes, sizes,
-        score_thresh=score_thresh, topk_candidates=topk, detections_per_img=limit,
-    )  # fmt: skip
+        logits,
+        deltas,
+        anchors,
+        level_sizes,
+        sizes,
+        score_thresh=score_thresh,
+        topk_candidates=topk,
+        detections_per_img=limit,
+    )
     assert_same(ours, expected)
 
 
@@ -196,14 +202,10 @@ def test_the_order_of_work_of_a_gpu_gives_the_same(
     logits = torch.linspace(-18, 0, logits.numel())[logits.flatten().argsort().argsort()].view_as(logits)
     logits[1] = -20
     assert int((logits.sigmoid() > 0.05).flatten(1).sum(1).max()) <= postprocess.TRICK_BOXES
-    together = postprocess._select_together(
-        logits, deltas, anchors, level_sizes, sizes, Limits(0.05, 0.5, topk, 40)
-    )  # fmt: skip
+    together = postprocess._select_together(logits, deltas, anchors, level_sizes, sizes, Limits(0.05, 0.5, topk, 40))
     expected = theirs(logits, deltas, anchors, level_sizes, sizes, topk_candidates=topk, detections_per_img=40)
     assert_same(together, expected)
-    empty = postprocess._select_together(
-        logits - 60, deltas, anchors, level_sizes, sizes, Limits(0.05, 0.5, topk, 40)
-    )  # fmt: skip
+    empty = postprocess._select_together(logits - 60, deltas, anchors, level_sizes, sizes, Limits(0.05, 0.5, topk, 40))
     assert [len(image["boxes"]) for image in empty] == [0] * 4
 
 

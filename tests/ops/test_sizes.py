@@ -41,9 +41,17 @@ def test_a_fixed_size_is_given_as_width_and_height() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "holds"),
-    [((64, 90), True), ((90, 63), True), ((40, 100), True), ((99, 40), True),
-     ((62, 90), False), ((64, 101), False), ((66, 90), False), ((30, 30), False)],
-)  # fmt: skip
+    [
+        ((64, 90), True),
+        ((90, 63), True),
+        ((40, 100), True),
+        ((99, 40), True),
+        ((62, 90), False),
+        ((64, 101), False),
+        ((66, 90), False),
+        ((30, 30), False),
+    ],
+)
 def test_an_image_is_resized_when_a_side_lies_on_its_bound(shape: tuple[int, int], holds: bool) -> None:
     assert is_resized(*shape, 64, 100) is holds
 

@@ -129,8 +129,12 @@ def test_the_report_says_what_the_results_say(reported: Path) -> None:
 def test_the_plots_are_drawn_from_the_folder_alone(reported: Path) -> None:
     names = sorted(path.name for path in (reported / "plots").iterdir())
     assert names == [
-        "ap_over_steps.png", "per_class.png", "samples_finetune.png", "samples_incdet.png", "samples_joint.png",
-    ]  # fmt: skip
+        "ap_over_steps.png",
+        "per_class.png",
+        "samples_finetune.png",
+        "samples_incdet.png",
+        "samples_joint.png",
+    ]
     for name in names:
         pixels = imread(reported / "plots" / name)
         assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.02

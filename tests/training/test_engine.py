@@ -205,8 +205,16 @@ def test_the_log_has_a_line_every_few_steps_and_one_at_the_end(
     assert [line["iteration"] for line in found] == [2, 4, 5]
     assert all(line["event"] == "train" and line["phase"] == "step 1 train" for line in found)
     assert found[0].keys() == {
-        "time", "event", "phase", "iteration", "loss", "classification", "bbox_regression", "lr", "images_per_second",
-    }  # fmt: skip
+        "time",
+        "event",
+        "phase",
+        "iteration",
+        "loss",
+        "classification",
+        "bbox_regression",
+        "lr",
+        "images_per_second",
+    }
     for line, rows in zip(found, ([0, 1], [2, 3], [4]), strict=True):
         for name in ("classification", "bbox_regression"):
             assert line[name] == pytest.approx(sum(seen[row][name] for row in rows) / len(rows), abs=2e-6)

@@ -352,9 +352,13 @@ def test_a_step_from_the_cache_is_a_step_with_the_teacher(
     assert heard.lines[0] == "teacher: online, because engine.response_cache is 0"
     assert told.parts[-1] == f"step 2 train: teacher {pictures}/{pictures}" and not heard.parts
     losses = [
-        [line for line in map(json.loads, (tmp_path / folder / "log.jsonl").read_text().splitlines())
-         if line["event"] == "train" and line["phase"] == "step 2 train"] for folder in ("one", "other")
-    ]  # fmt: skip
+        [
+            line
+            for line in map(json.loads, (tmp_path / folder / "log.jsonl").read_text().splitlines())
+            if line["event"] == "train" and line["phase"] == "step 2 train"
+        ]
+        for folder in ("one", "other")
+    ]
     assert len(losses[0]) == len(losses[1]) == 16
     for mine, theirs in zip(*losses, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)

@@ -15,7 +15,6 @@ from incdet.training.responder import obstacle
 ASKED = Question((Selection("score", 0.6), Selection("topk", 9)), 0.25)
 
 
-
 def settings(**sections: Any) -> Config:
     return parse_config(sections)
 

@@ -64,9 +64,14 @@ def _network(options: Options, increments: list[int]) -> IncrementalRetinaNet:
     names = iter(range(sum(increments)))
     vocab = Vocabulary(tuple(tuple(f"class {next(names)}" for _ in range(count)) for count in increments))
     recipe = Recipe(
-        backbone=size.backbone, channels=size.channels, tower_depth=size.tower_depth, frozen_norm=True,
-        norm_module="frozen", min_size=(size.pixels,), max_size=size.pixels,
-    )  # fmt: skip
+        backbone=size.backbone,
+        channels=size.channels,
+        tower_depth=size.tower_depth,
+        frozen_norm=True,
+        norm_module="frozen",
+        min_size=(size.pixels,),
+        max_size=size.pixels,
+    )
     return IncrementalRetinaNet(recipe, vocab).to(options.device)
 
 

@@ -101,8 +101,14 @@ def _make_pair(batch: int, options: Options) -> _Pair:
     torch.manual_seed(0)
     recipe = Recipe(backbone="resnet50", frozen_norm=True, min_size=(pixels,), max_size=pixels)
     if options.quick:
-        recipe = Recipe(backbone="tiny", channels=16, tower_depth=1, anchor_sizes=((12, 16), (24, 32)),
-                        min_size=(pixels,), max_size=pixels)  # fmt: skip
+        recipe = Recipe(
+            backbone="tiny",
+            channels=16,
+            tower_depth=1,
+            anchor_sizes=((12, 16), (24, 32)),
+            min_size=(pixels,),
+            max_size=pixels,
+        )
     names = tuple(f"class {number}" for number in range(CLASSES))
     model = IncrementalRetinaNet(recipe, Vocabulary((names,))).eval()
     shape = (3, pixels, pixels)

@@ -38,9 +38,16 @@ def _row(case: str, scene: Scene, pixels: int, options: Options) -> Row:
 
     def ours() -> list[dict[str, Tensor]]:
         return select_detections(
-            scene.logits, scene.deltas, scene.anchors, scene.level_sizes, sizes,
-            score_thresh=0.05, nms_thresh=0.5, topk=1000, limit=300,
-        )  # fmt: skip
+            scene.logits,
+            scene.deltas,
+            scene.anchors,
+            scene.level_sizes,
+            sizes,
+            score_thresh=0.05,
+            nms_thresh=0.5,
+            topk=1000,
+            limit=300,
+        )
 
     def theirs() -> list[dict[str, Tensor]]:
         found: list[dict[str, Tensor]] = reference.postprocess_detections(outputs, anchors, sizes)

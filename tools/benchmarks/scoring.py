@@ -65,9 +65,10 @@ def make_test_set(
         ignored = rng.random(len(labels)) < 0.05
         own = tuple(names[label] for label in labels)
         records.append(
-            Record(Path(f"{image_id}.png"), image_id, SIDE, SIDE, boxes.astype(np.float32), own, ignored,
-                   frozenset(names))
-        )  # fmt: skip
+            Record(
+                Path(f"{image_id}.png"), image_id, SIDE, SIDE, boxes.astype(np.float32), own, ignored, frozenset(names)
+            )
+        )
         source = rng.integers(0, len(labels), rng.integers(guesses // 2, guesses + guesses // 2 + 1))
         near = boxes[source] + rng.normal(0, 6, (len(source), 4))
         near[rng.random(len(source)) < 0.5, :2] -= 40  # false alarms

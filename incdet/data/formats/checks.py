@@ -49,8 +49,12 @@ def judge_box(x1: float, y1: float, x2: float, y2: float, width: int, height: in
         return BoxVerdict(None, 0.0, f"is empty ({x2 - x1:g} x {y2 - y1:g})", "remove it")
     excess = max(-x1, -y1, x2 - width, y2 - height, 0.0)
     if excess > TOLERANCE:
-        return BoxVerdict(None, excess, f"lies {excess:g} px outside the image of {width} x {height}",
-                          "check the coordinates and the image size")
+        return BoxVerdict(
+            None,
+            excess,
+            f"lies {excess:g} px outside the image of {width} x {height}",
+            "check the coordinates and the image size",
+        )
     corners = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if corners[2] <= corners[0] or corners[3] <= corners[1]:
         return BoxVerdict(None, excess, "lies beside the image", "remove it")
@@ -62,9 +66,16 @@ def clipped_warning(file: Path, clipped: Sequence[tuple[str, float]]) -> list[Fi
     if not clipped:
         return []
     item, _ = clipped[0]
-    return [Finding(str(file), item, f"{len(clipped)} box(es) left the image by at most "
-                    f"{max(excess for _, excess in clipped):.3g} px and were clipped (this is the first)",
-                    "nothing, unless the image sizes are wrong", "warning")]
+    return [
+        Finding(
+            str(file),
+            item,
+            f"{len(clipped)} box(es) left the image by at most "
+            f"{max(excess for _, excess in clipped):.3g} px and were clipped (this is the first)",
+            "nothing, unless the image sizes are wrong",
+            "warning",
+        )
+    ]
 
 
 def load_json(path: Path) -> Any:
@@ -83,10 +94,22 @@ def load_json(path: Path) -> Any:
         raise InputError(Finding(str(path), "file", f"is no UTF-8 text ({error.reason})", "save it as UTF-8")) from None
     except json.JSONDecodeError as error:
         if error.pos >= len(text.rstrip()) - 1 or text.rstrip()[-1:] not in ("}", "]"):
-            raise InputError(Finding(str(path), f"line {error.lineno}", f"is cut off after {len(text)} characters",
-                                     "copy or download the file again")) from None
-        raise InputError(Finding(str(path), f"line {error.lineno}", f"is not JSON: {error.msg} at column {error.colno}",
-                                 "correct the file")) from None
+            raise InputError(
+                Finding(
+                    str(path),
+                    f"line {error.lineno}",
+                    f"is cut off after {len(text)} characters",
+                    "copy or download the file again",
+                )
+            ) from None
+        raise InputError(
+            Finding(
+                str(path),
+                f"line {error.lineno}",
+                f"is not JSON: {error.msg} at column {error.colno}",
+                "correct the file",
+            )
+        ) from None
 
 
 def check_coco(annotations: Path, images: Path, content: Any = None) -> list[Finding]:
@@ -103,8 +126,9 @@ def check_coco(annotations: Path, images: Path, content: Any = None) -> list[Fin
     annotations, images = Path(annotations), Path(images)
     findings: list[Finding] = []
     if not images.is_dir():
-        findings.append(Finding(str(images), "folder", "does not exist",
-                                f"give the image folder; {_neighbours(images)}"))
+        findings.append(
+            Finding(str(images), "folder", "does not exist", f"give the image folder; {_neighbours(images)}")
+        )
     try:
         content = load_json(annotations) if content is None else content
     except InputError as error:
@@ -160,8 +184,14 @@ def _check_categories(file: Path, categories: list[dict[str, Any]]) -> list[Find
         if not isinstance(name, str) or not name.strip():
             findings.append(Finding(str(file), item, f"has the name {name!r}", "give it a name"))
         elif name in owners:
-            findings.append(Finding(str(file), item, f"has the name {name!r} of category {owners[name]}",
-                                    "rename one of them or merge the two"))
+            findings.append(
+                Finding(
+                    str(file),
+                    item,
+                    f"has the name {name!r} of category {owners[name]}",
+                    "rename one of them or merge the two",
+                )
+            )
         else:
             owners[name] = number
         ids[number] += 1
@@ -187,18 +217,27 @@ def _check_images(file: Path, folder: Path | None, content: dict[str, Any]) -> l
             findings.append(Finding(str(file), item, "is listed twice", "give every image its own id"))
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
-            findings.append(Finding(str(file), item, f"has the size {width!r} x {height!r}",
-                                    "write width and height in pixels"))
+            findings.append(
+                Finding(str(file), item, f"has the size {width!r} x {height!r}", "write width and height in pixels")
+            )
         covered = entry.get("covered_category_ids", [])
         if not isinstance(covered, list) or any(category not in categories for category in covered):
-            findings.append(Finding(str(file), item, f"has covered_category_ids {covered!r}",
-                                    "list ids of categories of this file"))
+            findings.append(
+                Finding(str(file), item, f"has covered_category_ids {covered!r}", "list ids of categories of this file")
+            )
         if not isinstance(name, str) or not name:
             findings.append(Finding(str(file), item, f"has the file_name {name!r}", "name the picture"))
             continue
         if name in files:
-            findings.append(Finding(str(file), item, f"shows the same picture as image {files[name]}: {name}",
-                                    "keep one of the two", "warning"))
+            findings.append(
+                Finding(
+                    str(file),
+                    item,
+                    f"shows the same picture as image {files[name]}: {name}",
+                    "keep one of the two",
+                    "warning",
+                )
+            )
         files[name] = number
         if listing is not None and not listing.has(name):
             findings.append(Finding(str(file), item, f"names the missing picture {name}", listing.fix(name)))
@@ -217,20 +256,34 @@ def _check_annotations(file: Path, content: dict[str, Any]) -> list[Finding]:
         item = f"annotation {number}" if number is not None else f"annotation at position {position}"
         ids[str(number)] += number is not None
         if ids[str(number)] == 2:
-            findings.append(Finding(str(file), item, "has the id of an earlier annotation",
-                                    "give every annotation its own id"))
+            findings.append(
+                Finding(str(file), item, "has the id of an earlier annotation", "give every annotation its own id")
+            )
         if not _is_id(entry.get("category_id")) or entry["category_id"] not in categories:
-            findings.append(Finding(str(file), item, f"has the label {entry.get('category_id')!r} without a category",
-                                    f"add the category or correct the label; known: {known}"))
+            findings.append(
+                Finding(
+                    str(file),
+                    item,
+                    f"has the label {entry.get('category_id')!r} without a category",
+                    f"add the category or correct the label; known: {known}",
+                )
+            )
         image = images.get(entry["image_id"]) if _is_id(entry.get("image_id")) else None
         if image is None:
-            findings.append(Finding(str(file), item, f"belongs to image {entry.get('image_id')!r}, which is not listed",
-                                    "list the image or remove the annotation"))
+            findings.append(
+                Finding(
+                    str(file),
+                    item,
+                    f"belongs to image {entry.get('image_id')!r}, which is not listed",
+                    "list the image or remove the annotation",
+                )
+            )
             continue
         box = numbers(entry.get("bbox"), 4)
         if box is None:
-            findings.append(Finding(str(file), item, f"has the bbox {entry.get('bbox')!r}",
-                                    "write [x, y, width, height]"))
+            findings.append(
+                Finding(str(file), item, f"has the bbox {entry.get('bbox')!r}", "write [x, y, width, height]")
+            )
         elif _is_size(image.get("width")) and _is_size(image.get("height")):
             boxes.append((item, (box[0], box[1], box[2], box[3]), image["width"], image["height"]))
     return findings + _check_boxes(file, boxes, is_official_coco(content))
@@ -246,8 +299,9 @@ def _check_boxes(file: Path, boxes: list[tuple[str, Corners, int, int]], officia
         verdict = judge_box(x, y, x + w, y + h, width, height)
         shown = f"its box {[x, y, w, h]} {verdict.problem}"
         if verdict.corners is None and official and min(w, h) == 0:
-            findings.append(Finding(str(file), item, f"{shown}: a known fault of this release, left out", "nothing",
-                                    "warning"))
+            findings.append(
+                Finding(str(file), item, f"{shown}: a known fault of this release, left out", "nothing", "warning")
+            )
         elif verdict.corners is None:
             findings.append(Finding(str(file), item, shown, verdict.fix))
         elif verdict.excess:
@@ -261,13 +315,18 @@ def _guess_format(boxes: list[tuple[str, Corners, int, int]]) -> tuple[str, str]
         return None
     if all(0 <= value <= 1 for _, box, _, _ in boxes for value in box):
         return "all lie between 0 and 1: they look normalised", "multiply them by the image width and height"
-    fits = all(0 <= x < w <= width + TOLERANCE and 0 <= y < h <= height + TOLERANCE
-               for _, (x, y, w, h), width, height in boxes)
-    leaves = [item for item, (x, y, w, h), width, height in boxes
-              if x + w > width + TOLERANCE or y + h > height + TOLERANCE]
+    fits = all(
+        0 <= x < w <= width + TOLERANCE and 0 <= y < h <= height + TOLERANCE for _, (x, y, w, h), width, height in boxes
+    )
+    leaves = [
+        item for item, (x, y, w, h), width, height in boxes if x + w > width + TOLERANCE or y + h > height + TOLERANCE
+    ]
     if fits and leaves:
-        return (f"{len(leaves)} of them leave the image (first: {leaves[0]}), but all fit as [x1, y1, x2, y2]: "
-                "they look like corners", "COCO boxes are [x, y, width, height]: write x2 - x1 and y2 - y1")
+        return (
+            f"{len(leaves)} of them leave the image (first: {leaves[0]}), but all fit as [x1, y1, x2, y2]: "
+            "they look like corners",
+            "COCO boxes are [x, y, width, height]: write x2 - x1 and y2 - y1",
+        )
     return None
 
 

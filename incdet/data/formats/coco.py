@@ -39,15 +39,25 @@ def read_coco(annotations: Path, images: Path, *, keep_empty: bool = True) -> La
     grouped: dict[int, list[dict[str, Any]]] = {}
     for entry in content["annotations"]:
         grouped.setdefault(entry["image_id"], []).append(entry)
-    records = tuple(_record(entry, grouped.get(entry["id"], []), categories, images, is_official_coco(content))
-                    for entry in content["images"])
-    result = LabelledSet(records, tuple(categories.values()), {name: number for number, name in categories.items()},
-                         tuple(findings))
+    records = tuple(
+        _record(entry, grouped.get(entry["id"], []), categories, images, is_official_coco(content))
+        for entry in content["images"]
+    )
+    result = LabelledSet(
+        records, tuple(categories.values()), {name: number for number, name in categories.items()}, tuple(findings)
+    )
     return result if keep_empty else result.without_empty()
 
 
-def write_coco(records: Sequence[Record], path: Path, names: Sequence[str], source_ids: Mapping[str, int], *,
-               images: Path | None = None, info: Mapping[str, Any] | None = None) -> None:
+def write_coco(
+    records: Sequence[Record],
+    path: Path,
+    names: Sequence[str],
+    source_ids: Mapping[str, int],
+    *,
+    images: Path | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> None:
     """Write records so that ``read_coco(path, images)`` returns them unchanged.
 
     An image that does not cover all of ``names`` carries the extra key ``covered_category_ids``.
@@ -62,27 +72,43 @@ def write_coco(records: Sequence[Record], path: Path, names: Sequence[str], sour
     """
     path = Path(path)
     root = Path(images) if images is not None else path.parent
-    content: dict[str, Any] = {"info": dict(info or {}), "images": [], "annotations": [],
-                               "categories": [{"id": source_ids[name], "name": name} for name in names]}
+    content: dict[str, Any] = {
+        "info": dict(info or {}),
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": source_ids[name], "name": name} for name in names],
+    }
     for record in records:
-        entry: dict[str, Any] = {"id": record.image_id, "file_name": os.path.relpath(record.image, root),
-                                 "width": record.width, "height": record.height}
+        entry: dict[str, Any] = {
+            "id": record.image_id,
+            "file_name": os.path.relpath(record.image, root),
+            "width": record.width,
+            "height": record.height,
+        }
         if record.coverage != frozenset(names):
             entry["covered_category_ids"] = sorted(source_ids[name] for name in record.coverage)
         content["images"].append(entry)
         for box, name, ignore in zip(record.boxes.tolist(), record.names, record.ignore.tolist(), strict=True):
             x1, y1, x2, y2 = box
-            content["annotations"].append({
-                "id": len(content["annotations"]) + 1, "image_id": record.image_id, "category_id": source_ids[name],
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": int(ignore)})
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": record.image_id,
+                    "category_id": source_ids[name],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": int(ignore),
+                }
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content), encoding="utf-8")
     part.replace(path)
 
 
-def _record(entry: dict[str, Any], annotations: list[dict[str, Any]], categories: dict[int, str], images: Path,
-            drop_empty: bool) -> Record:
+def _record(
+    entry: dict[str, Any], annotations: list[dict[str, Any]], categories: dict[int, str], images: Path, drop_empty: bool
+) -> Record:
     width, height = entry["width"], entry["height"]
     boxes, names, ignore = [], [], []
     for annotation in annotations:
@@ -93,6 +119,13 @@ def _record(entry: dict[str, Any], annotations: list[dict[str, Any]], categories
         names.append(categories[annotation["category_id"]])
         ignore.append(any(annotation.get(key) for key in ("iscrowd", "difficult", "ignore")))
     covered = entry.get("covered_category_ids", categories)
-    return Record(images / entry["file_name"], entry["id"], width, height,
-                  np.array(boxes, dtype=np.float32).reshape(-1, 4), tuple(names), np.array(ignore, dtype=np.bool_),
-                  frozenset(categories[number] for number in covered))
+    return Record(
+        images / entry["file_name"],
+        entry["id"],
+        width,
+        height,
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        tuple(names),
+        np.array(ignore, dtype=np.bool_),
+        frozenset(categories[number] for number in covered),
+    )

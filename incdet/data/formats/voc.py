@@ -19,8 +19,28 @@ from incdet.data.formats.checks import IMAGE_SUFFIXES, clipped_warning, errors_o
 from incdet.data.records import LabelledSet, Record
 from incdet.errors import Finding, InputError, suggest
 
-VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-               "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 _NAME = re.compile(r"<object>\s*(?:<(?!name)[^>]*>[^<]*</[^>]*>\s*)*<name>([^<]*)</name>")
 
 
@@ -43,8 +63,14 @@ class _Parsed:
         self.findings.append(Finding(str(self.xml), item, problem, fix, severity))
 
 
-def read_voc(root: Path, year: str | None = None, split: str = "trainval", *, classes: Sequence[str] | None = None,
-             keep_empty: bool = True) -> LabelledSet:
+def read_voc(
+    root: Path,
+    year: str | None = None,
+    split: str = "trainval",
+    *,
+    classes: Sequence[str] | None = None,
+    keep_empty: bool = True,
+) -> LabelledSet:
     """The records of one split of a VOC devkit, or of a plain folder of XML files.
 
     Args:
@@ -132,14 +158,26 @@ def _devkit(root: Path, year: str | None) -> Path | None:
     if (root / "ImageSets" / "Main").is_dir():
         return root
     bases = [base for base in (root, root / "VOCdevkit") if base.is_dir()]
-    homes = {path.name[3:]: path for base in bases for path in sorted(base.glob("VOC*"))
-             if (path / "ImageSets" / "Main").is_dir()}
+    homes = {
+        path.name[3:]: path
+        for base in bases
+        for path in sorted(base.glob("VOC*"))
+        if (path / "ImageSets" / "Main").is_dir()
+    }
     if year is None and len(homes) < 2:
         return next(iter(homes.values()), None)
     if year is None or year not in homes:
         problem = f"has several years: {', '.join(homes)}" if year is None else f"has no VOC{year} with ImageSets/Main"
-        raise InputError(Finding(str(root), "devkit", problem, "name one of its years, for example 2007_trainval"
-                                 if homes else "unpack the devkit here, or give the folder that holds VOCdevkit"))
+        raise InputError(
+            Finding(
+                str(root),
+                "devkit",
+                problem,
+                "name one of its years, for example 2007_trainval"
+                if homes
+                else "unpack the devkit here, or give the folder that holds VOCdevkit",
+            )
+        )
     return homes[year]
 
 
@@ -156,8 +194,10 @@ def _devkit_files(home: Path, split: str) -> list[tuple[Path, Path]]:
     if twice:
         raise InputError([Finding(str(path), f"image {stem}", "is listed twice", "list it once") for stem in twice])
     pictures = {p.stem: p for p in sorted((home / "JPEGImages").glob("*")) if p.suffix in IMAGE_SUFFIXES}
-    return [(home / "Annotations" / f"{stem}.xml", pictures.get(stem, home / "JPEGImages" / f"{stem}.jpg"))
-            for stem in stems]
+    return [
+        (home / "Annotations" / f"{stem}.xml", pictures.get(stem, home / "JPEGImages" / f"{stem}.jpg"))
+        for stem in stems
+    ]
 
 
 def _plain_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
@@ -171,8 +211,14 @@ def _plain_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
         pairs.append((xml, by_stem.get(xml.stem) or pictures.get(wanted) or folder / (wanted or f"{xml.stem}.jpg")))
     if not pairs:
         inside = [path.name for path in root.iterdir() if path.is_dir()]
-        raise InputError(Finding(str(folder), "folder", "holds neither a VOC devkit nor XML files",
-                                 f"name the sub-folder as the split; {suggest(folder.name, inside)}"))
+        raise InputError(
+            Finding(
+                str(folder),
+                "folder",
+                "holds neither a VOC devkit nor XML files",
+                f"name the sub-folder as the split; {suggest(folder.name, inside)}",
+            )
+        )
     return pairs
 
 
@@ -240,8 +286,12 @@ def _size(tree: ElementTree.Element, one: _Parsed) -> tuple[int, int]:
 
 def _unknown_names(parsed: Sequence[_Parsed], classes: Sequence[str]) -> list[Finding]:
     known = frozenset(classes)
-    return [Finding(str(one.xml), f"class {name!r}", "has a label without a category", suggest(name, classes))
-            for one in parsed for name in sorted({*one.names, *(one.covered or ())} - known) if name]
+    return [
+        Finding(str(one.xml), f"class {name!r}", "has a label without a category", suggest(name, classes))
+        for one in parsed
+        for name in sorted({*one.names, *(one.covered or ())} - known)
+        if name
+    ]
 
 
 def _all_names(folder: Path) -> list[str]:
@@ -264,6 +314,13 @@ def _image_ids(parsed: Sequence[_Parsed]) -> list[int]:
 
 
 def _record(one: _Parsed, image_id: int, coverage: frozenset[str]) -> Record:
-    return Record(one.image, image_id, one.size[0], one.size[1], np.array(one.boxes, dtype=np.float32).reshape(-1, 4),
-                  tuple(one.names), np.array(one.ignore, dtype=np.bool_),
-                  coverage if one.covered is None else one.covered)
+    return Record(
+        one.image,
+        image_id,
+        one.size[0],
+        one.size[1],
+        np.array(one.boxes, dtype=np.float32).reshape(-1, 4),
+        tuple(one.names),
+        np.array(one.ignore, dtype=np.bool_),
+        coverage if one.covered is None else one.covered,
+    )

@@ -135,9 +135,14 @@ def test_a_file_that_is_cut_off_is_called_that(make_coco: Callable[..., Any], sh
     assert "cut off" in finding.problem and finding.file == str(data.annotations)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("{'images': []}", "is not JSON"), ('[{"image_id": 1}]', "detection results"), ("3", "no JSON object"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{'images': []}", "is not JSON"),
+        ('[{"image_id": 1}]', "detection results"),
+        ("3", "no JSON object"),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(make_coco: Callable[..., Any], text: str, words: str) -> None:
     data = make_coco()
     data.annotations.write_text(text)
@@ -163,9 +168,11 @@ def test_a_box_is_inside_after_the_verdict_or_refused_with_a_reason(values: list
         assert max(abs(a - b) for a, b in zip(values, verdict.corners, strict=True)) == verdict.excess
 
 
-ANYTHING = st.recursive(st.none() | st.booleans() | st.floats() | st.integers(-1, 3) | st.text(max_size=3),
-                        lambda inner: (st.lists(inner, max_size=4)
-                                       | st.dictionaries(st.text(max_size=2), inner, max_size=2)), max_leaves=4)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-1, 3) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
 
 
 def entries(*keys: str) -> st.SearchStrategy[Any]:
@@ -174,10 +181,17 @@ def entries(*keys: str) -> st.SearchStrategy[Any]:
 
 
 @settings(max_examples=200)
-@given(ANYTHING | st.fixed_dictionaries({
-    "images": entries("id", "file_name", "width", "height", "covered_category_ids"),
-    "categories": entries("id", "name"),
-    "annotations": entries("id", "image_id", "category_id", "bbox"), "info": ANYTHING}))
+@given(
+    ANYTHING
+    | st.fixed_dictionaries(
+        {
+            "images": entries("id", "file_name", "width", "height", "covered_category_ids"),
+            "categories": entries("id", "name"),
+            "annotations": entries("id", "image_id", "category_id", "bbox"),
+            "info": ANYTHING,
+        }
+    )
+)
 def test_no_content_makes_the_check_itself_fail(content: Any) -> None:
     findings = check_coco(Path("a.json"), Path("nowhere"), json.loads(json.dumps([content]))[0])
     assert findings[0].file == "nowhere"

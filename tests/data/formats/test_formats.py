@@ -41,8 +41,17 @@ def record_lists(draw: st.DrawFn) -> list[dict[str, Any]]:
             (x1, x2), (y1, y2) = sides
             boxes.append([x1, y1, x2, y2])
         ignore = draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
-        found.append({"image_id": number, "width": width, "height": height, "boxes": boxes, "names": tuple(names),
-                      "ignore": ignore, "coverage": coverage})
+        found.append(
+            {
+                "image_id": number,
+                "width": width,
+                "height": height,
+                "boxes": boxes,
+                "names": tuple(names),
+                "ignore": ignore,
+                "coverage": coverage,
+            }
+        )
     return found
 
 
@@ -91,8 +100,16 @@ def test_coco_to_voc_and_back(values: list[dict[str, Any]]) -> None:
 def test_a_stopped_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "all.json"
     path.write_text("old")
-    record = Record(tmp_path / "a.png", 1, 8, 8, np.array([[0, 0, 4, 4]], np.float32), ("cat",), np.array([False]),
-                    frozenset({"cat"}))
+    record = Record(
+        tmp_path / "a.png",
+        1,
+        8,
+        8,
+        np.array([[0, 0, 4, 4]], np.float32),
+        ("cat",),
+        np.array([False]),
+        frozenset({"cat"}),
+    )
     with pytest.raises(KeyError):
         write_coco([record], path, ["cat"], {})
     assert path.read_text() == "old"
@@ -103,10 +120,13 @@ def test_a_stopped_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 def coco(root: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
     (root / "a.png").touch()
-    content = {"images": [{"id": 5, "file_name": "a.png", "width": 100, "height": 50, **image}],
-               "annotations": [{"id": number, "image_id": 5, "category_id": 1, **entry}
-                               for number, entry in enumerate(annotations)],
-               "categories": [{"id": 9, "name": "dog"}, {"id": 1, "name": "cat"}]}
+    content = {
+        "images": [{"id": 5, "file_name": "a.png", "width": 100, "height": 50, **image}],
+        "annotations": [
+            {"id": number, "image_id": 5, "category_id": 1, **entry} for number, entry in enumerate(annotations)
+        ],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 1, "name": "cat"}],
+    }
     path = root / "coco.json"
     path.write_text(json.dumps(content))
     return path
@@ -152,11 +172,12 @@ def test_the_known_faults_of_the_official_release_are_left_out(tmp_path: Path) -
 
 
 def xml(*objects: tuple[str, Any], size: str = "<width>20</width><height>10</height>", head: str = "") -> str:
-    body = "".join(f"<object><name>{name}</name><pose>Left</pose><difficult>{int(name == 'cow')}</difficult><bndbox>"
-                   + "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box,
-                                                                           strict=True))
-                   + "</bndbox><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
-                   for name, box in objects)
+    body = "".join(
+        f"<object><name>{name}</name><pose>Left</pose><difficult>{int(name == 'cow')}</difficult><bndbox>"
+        + "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        + "</bndbox><part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
+        for name, box in objects
+    )
     return f"<annotation>{head}<size>{size}<depth>3</depth></size>{body}</annotation>"
 
 
@@ -232,16 +253,19 @@ def test_voc_images_without_objects_are_kept_by_choice(tmp_path: Path) -> None:
     assert len(read_voc(tmp_path, None, "trainval", keep_empty=False)) == 1
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    (xml(("cat", (5, 1, 4, 10))), "is empty"),
-    (xml(("cat", (9, 1, 4, 10))), "negative size"),
-    (xml(("cat", ("nan", 1, 4, 10))), "not a number"),
-    (xml(("cat", ("left", 1, 4, 10))), "not a number"),
-    (xml(("cat", (1, 1, 40, 10))), "20 px outside the image of 20 x 10"),
-    (xml(("cat", (1, 1, 4, 10))).replace("<name>cat</name>", ""), "has no name"),
-    (xml(("cat", (1, 1, 4, 10)))[:-30], "is cut off"),
-    (xml(("cat", (1, 1, 4, 10))).replace("<size>", "<sizes>"), "is not XML"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (xml(("cat", (5, 1, 4, 10))), "is empty"),
+        (xml(("cat", (9, 1, 4, 10))), "negative size"),
+        (xml(("cat", ("nan", 1, 4, 10))), "not a number"),
+        (xml(("cat", ("left", 1, 4, 10))), "not a number"),
+        (xml(("cat", (1, 1, 40, 10))), "20 px outside the image of 20 x 10"),
+        (xml(("cat", (1, 1, 4, 10))).replace("<name>cat</name>", ""), "has no name"),
+        (xml(("cat", (1, 1, 4, 10)))[:-30], "is cut off"),
+        (xml(("cat", (1, 1, 4, 10))).replace("<size>", "<sizes>"), "is not XML"),
+    ],
+)
 def test_voc_faults_name_the_file(tmp_path: Path, text: str, words: str) -> None:
     devkit(tmp_path, {"000005": text})
     with pytest.raises(InputError, match=words) as caught:
@@ -250,8 +274,15 @@ def test_voc_faults_name_the_file(tmp_path: Path, text: str, words: str) -> None
 
 
 def test_voc_reports_the_faults_of_all_files_at_once(tmp_path: Path) -> None:
-    home = devkit(tmp_path, {"000005": xml(("cat", (9, 1, 4, 10))), "000006": xml(("cat", (1, 1, 40, 10))),
-                             "000007": xml(), "000008": xml()})
+    home = devkit(
+        tmp_path,
+        {
+            "000005": xml(("cat", (9, 1, 4, 10))),
+            "000006": xml(("cat", (1, 1, 40, 10))),
+            "000007": xml(),
+            "000008": xml(),
+        },
+    )
     (home / "Annotations" / "000007.xml").unlink()
     (home / "JPEGImages" / "000008.jpg").unlink()
     with pytest.raises(InputError) as caught:
@@ -265,9 +296,13 @@ def test_voc_names_a_class_outside_the_given_list(tmp_path: Path) -> None:
         read_voc(tmp_path, None, "trainval", classes=["cat", "dog"])
 
 
-@pytest.mark.parametrize(("year", "split", "words"), [
-    ("2007", "trainvall", "did you mean 'trainval'"), ("2008", "trainval", "no VOC2008"),
-])
+@pytest.mark.parametrize(
+    ("year", "split", "words"),
+    [
+        ("2007", "trainvall", "did you mean 'trainval'"),
+        ("2008", "trainval", "no VOC2008"),
+    ],
+)
 def test_voc_splits_and_years_that_are_not_there(tmp_path: Path, year: str, split: str, words: str) -> None:
     devkit(tmp_path, {"000005": xml()})
     with pytest.raises(InputError, match=words):
