@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from incdet.config import Config, parse_config
 from incdet.data.records import Record
 from incdet.distillation.terms import Responses, Selection, respond
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import HeadOutputs, IncrementalRetinaNet, Recipe
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
@@ -59,10 +59,10 @@ def target(
     return value
 
 
-def responses(logits: Tensor, deltas: Tensor | None = None, anchors: Tensor | None = None) -> Dense:
+def responses(logits: Tensor, deltas: Tensor | None = None, anchors: Tensor | None = None) -> HeadOutputs:
     """A forward made of given tensors; without deltas every box is its anchor."""
     batch, count = logits.shape[:2]
-    return Dense(
+    return HeadOutputs(
         logits,
         torch.zeros(batch, count, 4) if deltas is None else deltas,
         [],

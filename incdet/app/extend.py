@@ -27,8 +27,8 @@ from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.samples import pick_samples
 from incdet.training.engine import Engine, device_named
-from incdet.training.log import Journal
-from incdet.training.worker import Background
+from incdet.training.log import RunLog
+from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
 
 
@@ -159,12 +159,12 @@ def finetune_custom(
     remembered = _stored_memory(path, step - 1)
     folder = claim(config)
     with (
-        Journal(folder.root, tensorboard=config.engine.tensorboard) as journal,
+        RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
         Display() as display,
-        Background() as background,
+        Worker() as background,
     ):
         announce(protocol, source, folder, display)
-        engine = Engine(config.engine, journal, display)
+        engine = Engine(config.engine, log, display)
         engine.say(engine.describe())
         model = loaded.model.to(engine.device)
         memory = _old_memory(model, remembered, old, budget, config, display)

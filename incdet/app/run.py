@@ -39,9 +39,9 @@ from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
 from incdet.report.samples import pick_samples, save_samples
 from incdet.training.engine import Engine
-from incdet.training.increment import MethodLesson, TrainingSet, learn_step, train, update_memory
-from incdet.training.log import Journal, require_tensorboard
-from incdet.training.worker import Background
+from incdet.training.increment import MethodCriterion, TrainingSet, learn_step, train, update_memory
+from incdet.training.log import RunLog, require_tensorboard
+from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
 
 PLAIN = Method("base", "step 1: everything the step's images show")
@@ -58,7 +58,7 @@ class Run:
     engine: Engine
     display: Display
     samples: Sequence[Record]
-    background: Background
+    background: Worker
     detections: dict[tuple[str, int], dict[int, Detections]] = field(default_factory=dict)
     """By method and step: what the next step's changes are measured against."""
 
@@ -111,7 +111,7 @@ class Run:
             results.save(folder / "results.json")
             if states is not None:
                 drop_states(states)
-            self.engine.journal.write("step", method=results.method, step=step, **groups, seconds=seconds)
+            self.engine.log.write("step", method=results.method, step=step, **groups, seconds=seconds)
             parts = [f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None]
             self.display.say(f"{results.method} step {step}: {', '.join(parts) or 'no test object of a known class'}")
 
@@ -162,12 +162,12 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
     base = load_base(config, protocol)
     folder = claim(config)
     with (
-        Journal(folder.root, tensorboard=config.engine.tensorboard) as journal,
+        RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
         display or Display() as shown,
-        Background() as background,
+        Worker() as background,
     ):
         announce(protocol, source, folder, shown)
-        engine = Engine(config.engine, journal, shown)
+        engine = Engine(config.engine, log, shown)
         engine.say(engine.describe())
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, shown, picked, background)
@@ -281,11 +281,11 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     model, states = given, folder / "states"
     if model is None:
         model = build_model(work.config, work.vocabulary(1))
-        lesson = MethodLesson(PLAIN, model.recipe.box_loss)
+        criterion = MethodCriterion(PLAIN, model.recipe.box_loss)
         train(
             work.engine,
             model,
-            lesson,
+            criterion,
             TrainingSet(tuple(view.records), 0),
             work.config,
             work.config.train.base,
@@ -341,7 +341,7 @@ def learn_steps(
         if outcome.thresholds is not None:
             names = model.vocab.names
             high = dict(zip(names, outcome.thresholds.high.tolist(), strict=False))
-            work.engine.journal.write("thresholds", method=method.name, step=step, high=high)
+            work.engine.log.write("thresholds", method=method.name, step=step, high=high)
         work.measure(
             model,
             results,
@@ -368,7 +368,7 @@ def learn_joint(work: Run, method: Method) -> Results:
     train(
         work.engine,
         model,
-        MethodLesson(method, model.recipe.box_loss),
+        MethodCriterion(method, model.recipe.box_loss),
         TrainingSet(tuple(view.records), 0),
         work.config,
         work.config.train.joint,

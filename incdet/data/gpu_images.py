@@ -23,7 +23,7 @@ from incdet.data.photometric import GREY
 _LEVELS = np.arange(256, dtype=np.uint8)
 
 
-class ResidentImages:
+class GpuImages:
     """The resized uint8 pictures of a data set, each once, behind one another in one tensor of ``device``.
 
     Args:
@@ -101,30 +101,30 @@ class ResidentImages:
         return values.to(self.device, non_blocking=True)
 
 
-class ResidentLoader:
+class GpuLoader:
     """Endless training batches with images on the device; the same as ``make_loader``'s for data set and sampler.
 
     Flipped pixels, boxes and labels are equal, jittered pixels within one grey level. Targets stay on the host.
     """
 
-    def __init__(self, dataset: DetectionDataset, sampler: DrawSampler, images: ResidentImages) -> None:
+    def __init__(self, dataset: DetectionDataset, sampler: DrawSampler, images: GpuImages) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self.images = images
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.sampler:
-            yield resident_batch(self.dataset, self.images, keys)
+            yield gpu_batch(self.dataset, self.images, keys)
 
 
-def resident_batch(dataset: DetectionDataset, images: ResidentImages, keys: Sequence[Key]) -> Batch:
+def gpu_batch(dataset: DetectionDataset, images: GpuImages, keys: Sequence[Key]) -> Batch:
     """The images and targets of the (draw, index) ``keys``."""
     changes, targets = zip(*(dataset.draw(key) for key in keys), strict=True)
     return images.gather([index for _, index in keys], changes), list(targets)
 
 
 def needed_bytes(dataset: DetectionDataset) -> int:
-    """Device memory that ``ResidentImages`` of ``dataset`` takes."""
+    """Device memory that ``GpuImages`` of ``dataset`` takes."""
     return sum(place.nbytes for place in set(dataset.places))
 
 

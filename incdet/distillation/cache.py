@@ -27,11 +27,11 @@ from incdet.data.dataset import DetectionDataset, make_loader
 from incdet.data.dataset import Key as Draw
 from incdet.distillation.cache_file import Archive
 from incdet.distillation.pseudo_labels import PseudoLabels
-from incdet.distillation.teacher import Decide, Question, Teacher
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher import Decide, Request, Teacher
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import Responses
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
-from incdet.ops.assign import BACKGROUND, BETWEEN, Assignment
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
+from incdet.ops.assign import BACKGROUND, IGNORED, Assignment
 
 EARLY = 0.1
 """Share of the entries after which the size of all of them is foreseen."""
@@ -39,7 +39,7 @@ MARGIN = 1.2
 """How much more than the budget a foreseen size must be for filling to stop early."""
 
 
-class Asked(NamedTuple):
+class Consultation(NamedTuple):
     """A teacher, and what is done with it.
 
     Attributes:
@@ -51,13 +51,13 @@ class Asked(NamedTuple):
     """
 
     teacher: Teacher
-    question: Question
+    question: Request
     decide: Decide
     terms: tuple[str, ...]
     rule: str
 
 
-class CachedResponder:
+class CachedProvider:
     """Answers for a teacher from an archive; the device never has to be waited for.
 
     Args:
@@ -69,7 +69,7 @@ class CachedResponder:
     def __init__(self, archive: Archive, terms: Sequence[str], anchors_per_cell: int) -> None:
         self._archive, self._terms, self._per_cell = archive, tuple(terms), anchors_per_cell
 
-    def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
+    def __call__(self, prepared: ImageBatch, dense: HeadOutputs, truth: BatchTargets) -> TeacherTargets:
         """What the teacher says about a batch whose targets tell ``index`` and ``flipped``."""
         archive, device = self._archive, dense.logits.device
         images, anchors = dense.logits.shape[:2]
@@ -108,9 +108,9 @@ class CachedResponder:
         own, accepted, _, doubtful = zip(torch.split(where, lengths), torch.split(at, lengths), strict=True)
         flat = torch.split(where * anchors + at, lengths)
         matched = torch.full((images * anchors,), BACKGROUND, dtype=torch.int64, device=device)
-        matched.index_fill_(0, flat[2], BETWEEN).index_fill_(0, flat[1], 0)
+        matched.index_fill_(0, flat[2], IGNORED).index_fill_(0, flat[1], 0)
         assignment = Assignment(matched.view(images, anchors), *accepted, column, boxes, positives)
-        return Guidance(
+        return TeacherTargets(
             Responses(*own, logits, deltas, {}),
             {name: heard[:, number] for number, name in enumerate(self._terms)},
             PseudoLabels(assignment, free, (*doubtful, gone), channels) if archive.channels.shape[1] else None,
@@ -128,7 +128,7 @@ class CachedResponder:
 
 
 def fill(
-    lesson: Asked,
+    criterion: Consultation,
     student: IncrementalRetinaNet,
     dataset: DetectionDataset,
     flips: Sequence[bool],
@@ -144,7 +144,7 @@ def fill(
     Random generators are left as they are.
 
     Args:
-        lesson: The teacher, on its device, what it is asked, and what the method makes of its answers.
+        criterion: The teacher, on its device, what it is asked, and what the method makes of its answers.
         student: Prepares the images as it will while training, whose mode it must be in.
         dataset: Without augmentation.
         flips: False for the images as they are, True for flipped ones, or both.
@@ -171,7 +171,7 @@ def fill(
         ]
         with torch.random.fork_rng(devices=[]):  # preparing a batch for training draws its size
             prepared = student.prepare(pictures, truths, canvas=canvas)
-        parts.append(_ask(lesson, prepared, len(student.vocab)))
+        parts.append(_ask(criterion, prepared, len(student.vocab)))
         for number, flipped in enumerate(flips):
             entry[index, int(flipped)] = torch.arange(len(index)) + done + number * len(index)
         done += len(pictures)
@@ -185,18 +185,18 @@ def fill(
 
 
 @torch.no_grad()
-def _ask(lesson: Asked, prepared: Prepared, columns: int) -> tuple[Tensor, ...]:
+def _ask(criterion: Consultation, prepared: ImageBatch, columns: int) -> tuple[Tensor, ...]:
     """What the teacher says about a batch, on the host, as the archive's fields; counts in place of ends."""
-    dense = lesson.teacher(prepared)
-    truth = Truth.read(prepared.targets or [], dense.anchors, columns)
-    responses, rows, labels = lesson.decide(lesson.teacher.excerpt(dense, prepared, lesson.question), truth)
+    dense = criterion.teacher(prepared)
+    truth = BatchTargets.read(prepared.targets or [], dense.anchors, columns)
+    responses, rows, labels = criterion.decide(criterion.teacher.excerpt(dense, prepared, criterion.question), truth)
     images, count = len(truth.targets), len(dense.anchors)
     nothing = responses.image.new_zeros(0)
     accepted, free, void, channels = labels or (None, nothing.bool(), (nothing,) * 3, nothing.bool().view(0, 0))
     if accepted is None:
         accepted = Assignment(nothing, nothing, nothing, nothing, responses.deltas[:0], nothing)
         channels = channels.new_zeros((images, 0))
-    between = (accepted.matched == BETWEEN).flatten().nonzero().squeeze(1)
+    between = (accepted.matched == IGNORED).flatten().nonzero().squeeze(1)
     heard = torch.stack([*rows.values()], dim=1) if rows else nothing.bool().view(0, 0)
     parts = (
         torch.tensor([feature.shape[-2:] for feature in dense.features]).expand(images, -1, 2),

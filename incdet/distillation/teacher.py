@@ -9,12 +9,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import Responses, Selection, respond
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 
-class Question(NamedTuple):
+class Request(NamedTuple):
     """All that a method can ask of a teacher.
 
     Attributes:
@@ -26,7 +26,7 @@ class Question(NamedTuple):
     lowest: float | None = None
 
 
-class Shadow(NamedTuple):
+class TeacherOutputs(NamedTuple):
     """A teacher's answer to a question about a batch, without a graph.
 
     Attributes:
@@ -38,15 +38,15 @@ class Shadow(NamedTuple):
     detections: list[dict[str, Tensor]] | None
 
 
-class Responder(Protocol):
+class Provider(Protocol):
     """Whoever answers for the teacher: the network itself, or what is remembered of it."""
 
-    def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
+    def __call__(self, prepared: ImageBatch, dense: HeadOutputs, truth: BatchTargets) -> TeacherTargets:
         """What the teacher says about a batch; ``dense`` is the student's forward on it."""
         ...
 
 
-Decide = Callable[[Shadow, Truth], Guidance]
+Decide = Callable[[TeacherOutputs, BatchTargets], TeacherTargets]
 """What a method makes of an answer."""
 
 
@@ -84,12 +84,12 @@ class Teacher:
         return all(model.shares_stem(student) for model in (self.model, self.snapshot) if model is not None)
 
     @torch.no_grad()
-    def __call__(self, prepared: Prepared, stem: Tensor | None = None) -> Dense:
+    def __call__(self, prepared: ImageBatch, stem: Tensor | None = None) -> HeadOutputs:
         """Dense responses to a prepared batch: logits (B, A, ``columns``), float32, without a graph.
 
         Args:
             prepared: The tensors that the student sees.
-            stem: ``Dense.stem`` of a student that shares the stem; without it the teacher runs its own.
+            stem: ``HeadOutputs.stem`` of a student that shares the stem; without it the teacher runs its own.
         """
         shadow = self.model.dense(prepared, stem)
         logits = shadow.logits.float()
@@ -99,15 +99,17 @@ class Teacher:
         return shadow._replace(logits=logits, deltas=shadow.deltas.float())
 
     @torch.no_grad()
-    def excerpt(self, dense: Dense, prepared: Prepared, question: Question) -> Shadow:
+    def excerpt(self, dense: HeadOutputs, prepared: ImageBatch, question: Request) -> TeacherOutputs:
         """What ``question`` asks for of this teacher's forward on ``prepared``."""
         responses = respond(dense, question.selections)
         if question.lowest is None:
-            return Shadow(responses, None)
-        return Shadow(responses, self.model.postprocess(dense, prepared.image_sizes, score_thresh=question.lowest))
+            return TeacherOutputs(responses, None)
+        return TeacherOutputs(
+            responses, self.model.postprocess(dense, prepared.image_sizes, score_thresh=question.lowest)
+        )
 
 
-class OnlineResponder:
+class OnlineProvider:
     """Runs the teacher on every batch, from the student's stem where the two share it.
 
     Args:
@@ -118,12 +120,12 @@ class OnlineResponder:
     """
 
     def __init__(
-        self, teacher: Teacher, question: Question, decide: Decide, student: IncrementalRetinaNet | None = None
+        self, teacher: Teacher, question: Request, decide: Decide, student: IncrementalRetinaNet | None = None
     ) -> None:
         self._teacher, self._question, self._decide = teacher, question, decide
         self._shared = student is not None and teacher.shares_stem(student)
 
-    def __call__(self, prepared: Prepared, dense: Dense, truth: Truth) -> Guidance:
+    def __call__(self, prepared: ImageBatch, dense: HeadOutputs, truth: BatchTargets) -> TeacherTargets:
         """What the teacher says about a batch."""
         shadow = self._teacher(prepared, dense.stem if self._shared else None)
         return self._decide(self._teacher.excerpt(shadow, prepared, self._question), truth)

@@ -17,7 +17,7 @@ from incdet.distillation.terms import Responses
 from incdet.ops.assign import Assignment, assign
 
 
-class Truth(NamedTuple):
+class BatchTargets(NamedTuple):
     """The annotations of a batch.
 
     Attributes:
@@ -35,7 +35,7 @@ class Truth(NamedTuple):
     @classmethod
     def read(
         cls, targets: Sequence[Mapping[str, Any]], anchors: Tensor, columns: int, *, static: bool = False
-    ) -> Truth:
+    ) -> BatchTargets:
         """The annotations as a student of K = ``columns`` classes takes them; ``static`` as for ``assign``."""
         everything = torch.ones(columns, dtype=torch.bool, device=anchors.device)
         coverage = torch.stack([target.get("coverage", everything) for target in targets])
@@ -52,7 +52,7 @@ class Truth(NamedTuple):
         return {"new": new, "exemplars": ~new}[images]
 
 
-class Guidance(NamedTuple):
+class TeacherTargets(NamedTuple):
     """A teacher's answer, decided upon.
 
     Attributes:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms as suppress
 
-from incdet.network.retinanet import Dense
+from incdet.network.retinanet import HeadOutputs
 from incdet.ops.boxes import decode_boxes, giou_terms
 
 
@@ -52,7 +52,7 @@ class Responses(NamedTuple):
 
 
 @torch.no_grad()
-def respond(teacher: Dense, selections: Sequence[Selection]) -> Responses:
+def respond(teacher: HeadOutputs, selections: Sequence[Selection]) -> Responses:
     """The rows of a teacher's forward that ``selections`` take, in the order of images and anchors."""
     anchors = teacher.logits.shape[1]
     strongest = teacher.logits.amax(dim=-1).float()

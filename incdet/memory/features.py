@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 
 from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def object_features(
     return found
 
 
-def _pool(dense: Dense, prepared: Prepared, anchor_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+def _pool(dense: HeadOutputs, prepared: ImageBatch, anchor_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
     """(M, C) L2-normalised features of the boxes of every image."""
     width = prepared.images.shape[-1]
     sizes = torch.tensor([sum(level) / len(level) for level in anchor_sizes], device=prepared.images.device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from incdet.distillation.pseudo_labels import PseudoLabels, Thresholds, pseudo_label
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import (
     Responses,
     Selection,
@@ -23,11 +23,11 @@ from incdet.distillation.terms import (
     softmax_loss,
 )
 from incdet.errors import Finding, InputError, suggest
-from incdet.network.retinanet import Dense
-from incdet.ops.losses import Charge, box_loss, focal_loss, focal_losses
+from incdet.network.retinanet import HeadOutputs
+from incdet.ops.losses import ClassTargets, box_loss, focal_loss, focal_losses
 
 
-class Scene(NamedTuple):
+class LossInputs(NamedTuple):
     """One batch as a loss term sees it.
 
     Attributes:
@@ -38,9 +38,9 @@ class Scene(NamedTuple):
         box_kind: ``l1`` or ``giou``, the detector's own box loss.
     """
 
-    dense: Dense
-    truth: Truth
-    guidance: Guidance | None = None
+    dense: HeadOutputs
+    truth: BatchTargets
+    guidance: TeacherTargets | None = None
     heads: tuple[int, ...] = ()
     box_kind: str = "l1"
 
@@ -64,11 +64,11 @@ class KdResponse:
     images: str = "both"
     uncovered_only: bool = False
 
-    def attend(self, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+    def attend(self, teacher: Responses, truth: BatchTargets, newest: int) -> Tensor:
         """The rows (N,) bool that the term listens to."""
         return _heard(self, teacher, truth, newest)
 
-    def __call__(self, scene: Scene, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
+    def __call__(self, scene: LossInputs, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
         channels = ~coverage[:, : teacher.logits.shape[1]] if self.uncovered_only else None
         return response_loss(scene.dense.logits, teacher, rows, channels, self.temperature)
@@ -84,11 +84,11 @@ class KdSoftmax:
     selection: Selection = Selection("score", 0.05)
     images: str = "both"
 
-    def attend(self, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+    def attend(self, teacher: Responses, truth: BatchTargets, newest: int) -> Tensor:
         """The rows (N,) bool that the term listens to."""
         return _heard(self, teacher, truth, newest)
 
-    def __call__(self, scene: Scene, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
+    def __call__(self, scene: LossInputs, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
         return softmax_loss(scene.dense.logits, teacher, rows, scene.heads, self.temperature)
 
@@ -108,13 +108,13 @@ class KdBox:
         """Which anchors it listens to."""
         return Selection("score", self.score)
 
-    def attend(self, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+    def attend(self, teacher: Responses, truth: BatchTargets, newest: int) -> Tensor:
         """The rows (N,) bool that the term listens to."""
         matched = truth.assignment.matched.flatten()
         free = matched.index_select(0, teacher.image * len(truth.anchors) + teacher.anchor) < 0
         return select_boxes(teacher, _heard(self, teacher, truth, newest) & free, truth.anchors, nms=self.nms)
 
-    def __call__(self, scene: Scene, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
+    def __call__(self, scene: LossInputs, teacher: Responses, rows: Tensor, coverage: Tensor) -> Tensor:
         """The unweighted term of a batch; ``coverage`` (B, K) is what the method trains as annotated."""
         return box_distillation_loss(scene.dense.deltas, teacher, rows, scene.truth.anchors, scene.box_kind)
 
@@ -122,7 +122,7 @@ class KdBox:
 Term = KdResponse | KdSoftmax | KdBox
 
 
-def _heard(term: Term, teacher: Responses, truth: Truth, newest: int) -> Tensor:
+def _heard(term: Term, teacher: Responses, truth: BatchTargets, newest: int) -> Tensor:
     """The rows (N,) bool that the term's selection takes on its images."""
     rows, shown = teacher.heard[term.selection], truth.shown(term.images, newest)
     return rows if shown is None else rows & shown[teacher.image]
@@ -204,7 +204,7 @@ class Method:
         # Balanced fine-tuning needs exemplars to balance with.
         return method if method.replay else replace(method, balanced_finetune=False)
 
-    def covered(self, truth: Truth) -> Tensor:
+    def covered(self, truth: BatchTargets) -> Tensor:
         """The channels (B, K) bool that are trained as annotated."""
         return truth.coverage if self.masked else torch.ones_like(truth.coverage)
 
@@ -213,10 +213,10 @@ class Method:
         self,
         responses: Responses,
         detections: Sequence[Mapping[str, Tensor]] | None,
-        truth: Truth,
+        truth: BatchTargets,
         thresholds: Thresholds | None,
         newest: int,
-    ) -> Guidance:
+    ) -> TeacherTargets:
         """What the teacher's answer means for a batch with these annotations.
 
         Args:
@@ -232,9 +232,9 @@ class Method:
             labels = pseudo_label(
                 detections, truth.targets, truth.anchors, truth.assignment, self.covered(truth), thresholds
             )
-        return Guidance(responses, rows, labels)
+        return TeacherTargets(responses, rows, labels)
 
-    def losses(self, scene: Scene) -> dict[str, Tensor]:
+    def losses(self, scene: LossInputs) -> dict[str, Tensor]:
         """Named, weighted loss terms of a batch; what is minimised is their sum.
 
         Returns:
@@ -244,7 +244,7 @@ class Method:
         dense, truth, guidance = scene.dense, scene.truth, scene.guidance
         coverage = self.covered(truth)
         if guidance is not None and guidance.labels is not None:
-            losses = _losses_with_pseudo_labels(scene, Charge(truth.assignment, coverage), guidance.labels)
+            losses = _losses_with_pseudo_labels(scene, ClassTargets(truth.assignment, coverage), guidance.labels)
         else:
             losses = {
                 "focal": focal_loss(dense.logits, truth.assignment, coverage=coverage if self.masked else None),
@@ -258,7 +258,7 @@ class Method:
         return losses
 
 
-def _losses_with_pseudo_labels(scene: Scene, annotated: Charge, labels: PseudoLabels) -> dict[str, Tensor]:
+def _losses_with_pseudo_labels(scene: LossInputs, annotated: ClassTargets, labels: PseudoLabels) -> dict[str, Tensor]:
     """Focal and box loss on annotated and on pseudo-boxes; the latter divided by the batch's own pseudo positives.
 
     An image without any is background for the old classes; divided by its own count it would weigh as much as an
@@ -268,7 +268,7 @@ def _losses_with_pseudo_labels(scene: Scene, annotated: Charge, labels: PseudoLa
     dense, anchors, pseudo = scene.dense, scene.truth.anchors, labels.assignment
     normaliser = pseudo.positives.sum().clamp(min=1).to(torch.float32).expand(len(pseudo.positives))
     focal, pseudo_focal = focal_losses(
-        dense.logits, [annotated, Charge(pseudo, labels.channels, labels.void, normaliser)]
+        dense.logits, [annotated, ClassTargets(pseudo, labels.channels, labels.void, normaliser)]
     )
     free = pseudo._replace(mask=labels.free)
     return {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest difference that is allowed, relative to the largest value; cuDNN may choose other algorithms in a capture."""
@@ -50,23 +50,23 @@ class GraphedNetwork:
         self._shape: torch.Size | None = None
         self._replay: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
-    def __call__(self, prepared: Prepared) -> Dense:
+    def __call__(self, prepared: ImageBatch) -> HeadOutputs:
         """The dense outputs; those of a graph are overwritten by its next replay, its features carry no gradient."""
         if self._shape is None:
             self._shape = prepared.images.shape
             self._replay = self._capture(prepared)
         if self._replay is None or prepared.images.shape != self._shape:
-            dense: Dense = self._model(prepared)
+            dense: HeadOutputs = self._model(prepared)
             return dense
         return self._dense(self._replay(prepared.images), prepared)
 
-    def _dense(self, outputs: tuple[Tensor, ...], prepared: Prepared) -> Dense:
+    def _dense(self, outputs: tuple[Tensor, ...], prepared: ImageBatch) -> HeadOutputs:
         logits, deltas, *features = outputs
         stem = features.pop() if self._model.has_stem else None
         height, width = prepared.images.shape[-2:]
-        return Dense(logits, deltas, features, self._model.anchors((int(height), int(width)), features), stem)
+        return HeadOutputs(logits, deltas, features, self._model.anchors((int(height), int(width)), features), stem)
 
-    def _capture(self, prepared: Prepared) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
+    def _capture(self, prepared: ImageBatch) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
         network = _Tensors(self._model)
         try:
             with torch.autocast("cuda", self._dtype, enabled=self._dtype is not None, cache_enabled=False):
@@ -94,7 +94,7 @@ class _Tensors(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> logits, deltas, the L features, and the stem where the model has one."""
-        dense = self.model.dense(Prepared(images, [], [], None))
+        dense = self.model.dense(ImageBatch(images, [], [], None))
         stem = () if dense.stem is None else (dense.stem,)
         # No loss reads the features; with a graph their gradients would be filled with zeros and added in every step.
         return (dense.logits, dense.deltas, *(feature.detach() for feature in dense.features), *stem)

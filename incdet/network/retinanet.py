@@ -37,13 +37,13 @@ from incdet.ops.losses import box_loss, focal_loss
 from incdet.ops.postprocess import select_detections
 from incdet.vocab import Vocabulary
 
-__all__ = ["Dense", "IncrementalRetinaNet", "Prepared", "Recipe", "Target", "coverage_mask"]
+__all__ = ["HeadOutputs", "IncrementalRetinaNet", "ImageBatch", "Recipe", "Target", "coverage_mask"]
 
 # Photographs of all formats pad to some hundred shapes, whose anchors together would fill a gigabyte.
 CACHED_SHAPES = 32
 
 
-class Prepared(NamedTuple):
+class ImageBatch(NamedTuple):
     """A batch after resizing, normalising and padding: once, shared by teacher and student.
 
     Attributes:
@@ -61,7 +61,7 @@ class Prepared(NamedTuple):
     static: bool = False
 
 
-class Dense(NamedTuple):
+class HeadOutputs(NamedTuple):
     """One forward of the network.
 
     Attributes:
@@ -146,7 +146,7 @@ class IncrementalRetinaNet(nn.Module):
         targets: Sequence[Mapping[str, Any]] | None = None,
         *,
         canvas: Shape | None = None,
-    ) -> Prepared:
+    ) -> ImageBatch:
         """Validates, moves to the model's device, resizes, normalises and pads a batch.
 
         With several ``min_size`` values a training model draws one per image and call, so call it once per batch.
@@ -168,7 +168,7 @@ class IncrementalRetinaNet(nn.Module):
         original = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         batch = batch_images(images, shapes, self.recipe, self.device, canvas)
         resized = None if targets is None else resized_targets(targets, original, shapes, self.device)
-        return Prepared(batch, shapes, original, resized, canvas is not None)
+        return ImageBatch(batch, shapes, original, resized, canvas is not None)
 
     @property
     def has_stem(self) -> bool:
@@ -183,12 +183,12 @@ class IncrementalRetinaNet(nn.Module):
         mine, theirs = (network.backbone.get_submodule("body") for network in (self, other))
         return all(same_modules(mine.get_submodule(name), theirs.get_submodule(name)) for name in names)
 
-    def dense(self, prepared: Prepared, stem: Tensor | None = None) -> Dense:
+    def dense(self, prepared: ImageBatch, stem: Tensor | None = None) -> HeadOutputs:
         """The network's one forward pass.
 
         Args:
             prepared: The batch.
-            stem: ``Dense.stem`` of a network that shares the stem, on the same batch; by default it is computed.
+            stem: ``HeadOutputs.stem`` of a network that shares the stem, on the same batch; by default it is computed.
 
         Raises:
             ValueError: A stem is given, but this network has none.
@@ -204,7 +204,7 @@ class IncrementalRetinaNet(nn.Module):
             maps = self.backbone(prepared.images)
         features = [maps] if isinstance(maps, Tensor) else list(maps.values())
         height, width = prepared.images.shape[-2:]
-        return Dense(
+        return HeadOutputs(
             self.class_head(features),
             self.box_head(features),
             features,
@@ -236,23 +236,23 @@ class IncrementalRetinaNet(nn.Module):
                 self._anchors[key] = torch.cat(self.anchor_generator.grid_anchors(grids, strides))
         return self._anchors[key]
 
-    # A NamedTuple is a sequence to the type checker, but no batch of images is a Prepared.
+    # A NamedTuple is a sequence to the type checker, but no batch of images is an ImageBatch.
     @overload
-    def forward(self, images: Prepared) -> Dense: ...  # type: ignore[overload-overlap]
+    def forward(self, images: ImageBatch) -> HeadOutputs: ...  # type: ignore[overload-overlap]
     @overload
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]: ...
 
     def forward(
-        self, images: Prepared | Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
-    ) -> Dense | dict[str, Tensor] | list[dict[str, Tensor]]:
-        """A prepared batch -> ``Dense``; images -> losses while training, detections otherwise, as torchvision.
+        self, images: ImageBatch | Sequence[Tensor], targets: Sequence[Mapping[str, Any]] | None = None
+    ) -> HeadOutputs | dict[str, Tensor] | list[dict[str, Tensor]]:
+        """A prepared batch -> ``HeadOutputs``; images -> losses while training, detections otherwise, as torchvision.
 
         Raises:
             InputError: The targets are missing while training, or invalid.
         """
-        if isinstance(images, Prepared):
+        if isinstance(images, ImageBatch):
             return self.dense(images)
         if self.training and targets is None:
             raise InputError(
@@ -264,7 +264,7 @@ class IncrementalRetinaNet(nn.Module):
             return self.compute_losses(dense, prepared.targets or [])
         return self.detections(dense, prepared)
 
-    def compute_losses(self, dense: Dense, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def compute_losses(self, dense: HeadOutputs, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The losses of torchvision, float32 scalars; a target with ``coverage`` speaks for those columns only."""
         assignment = assign(targets, dense.anchors, high=self.recipe.fg_iou, low=self.recipe.bg_iou)
         coverage = coverage_mask(targets, dense.logits.shape[-1], dense.logits.device)
@@ -275,7 +275,7 @@ class IncrementalRetinaNet(nn.Module):
 
     @torch.no_grad()
     def postprocess(
-        self, dense: Dense, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
+        self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
         """Detections in prepared pixels: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) columns."""
         recipe = self.recipe
@@ -293,7 +293,7 @@ class IncrementalRetinaNet(nn.Module):
         )
 
     def detections(
-        self, dense: Dense, prepared: Prepared, *, score_thresh: float | None = None
+        self, dense: HeadOutputs, prepared: ImageBatch, *, score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
         """``postprocess`` in the pixels of the original images."""
         found = self.postprocess(dense, prepared.image_sizes, score_thresh=score_thresh)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 BACKGROUND = -1
-BETWEEN = -2
+IGNORED = -2
 
 # The share of an anchor that must lie on an ignored box before the anchor is ignored too. A crowd region is much
 # larger than the anchors inside it, so that IoU alone would call them background.
@@ -32,7 +32,7 @@ class Assignment(NamedTuple):
     """Which box every anchor answers for, and the positive anchors as flat lists in row-major order.
 
     Attributes:
-        matched: (B, A) int64: the index of the box in its image, `BACKGROUND` or `BETWEEN` (ignored).
+        matched: (B, A) int64: the index of the box in its image, `BACKGROUND` or `IGNORED` (ignored).
         image: (P,) int64 image of each positive anchor.
         anchor: (P,) int64 index of each positive anchor.
         column: (P,) int64 logit column of the matched box.
@@ -69,13 +69,13 @@ def assign(
 ) -> Assignment:
     """Match ``anchors`` (A, 4) float32 to each image's boxes; integer-identical to torchvision's Matcher.
 
-    An anchor takes the box of highest IoU if that is at least ``high``; it is `BETWEEN` from ``low`` on and
+    An anchor takes the box of highest IoU if that is at least ``high``; it is `IGNORED` from ``low`` on and
     `BACKGROUND` below. Each box moreover claims the anchors that overlap it most, ties included; such an anchor
     answers for *its own* best box. torchvision's quirk is kept: a box that overlaps no anchor claims every anchor
     it has IoU 0 with, which is all of them.
 
     A box whose ``ignore`` flag is set matches nothing. Anchors that are not positive and have IoU >= ``low`` with
-    an ignored box, or at least half of their own area on it, become `BETWEEN`.
+    an ignored box, or at least half of their own area on it, become `IGNORED`.
 
     Args:
         targets: One mapping per image: ``boxes`` (G, 4) xyxy, ``labels`` (G,) int64, optionally ``ignore`` (G,) bool.
@@ -173,7 +173,7 @@ def _match_one(boxes: Tensor, sides: Tensor, high: float, low: float, row: Tenso
         tops.append(iou.amax(dim=1))
         near = (iou.amax(dim=0) >= low).nonzero()[:, 0]
         value, index = iou[:, near].max(dim=0)
-        row[near + start] = index.masked_fill_(value < high, BETWEEN)
+        row[near + start] = index.masked_fill_(value < high, IGNORED)
     top = torch.stack(tops)
     best = top.amax(dim=0)
     for block_index, held in enumerate((top == best).unbind()):
@@ -205,9 +205,9 @@ def _match_padded(
         value, index = iou.max(dim=1)
         best = iou.amax(dim=2, keepdim=True).masked_fill_(~real[part, :, None], 2.0)  # no IoU is 2: claims nothing
         claimed = (iou == best).any(dim=1)
-        lost = torch.where(value < low, BACKGROUND, BETWEEN)
+        lost = torch.where(value < low, BACKGROUND, IGNORED)
         if hit is not None:
-            lost = lost.masked_fill_(hit, BETWEEN)
+            lost = lost.masked_fill_(hit, IGNORED)
         matched[part] = torch.where((value >= high) | claimed, index, lost)
 
 
@@ -255,11 +255,11 @@ def _blocks(boxes: int, sides: Tensor, pairs: int) -> tuple[range, tuple[Tensor,
 
 
 def _ignore(row: Tensor, boxes: Tensor, sides: Tensor, low: float, pairs: int) -> None:
-    """Turn the anchors of ``row`` (A,) that are not positive and lie on one of ``boxes`` (G, 4) into `BETWEEN`."""
+    """Turn the anchors of ``row`` (A,) that are not positive and lie on one of ``boxes`` (G, 4) into `IGNORED`."""
     for start, block in zip(*_blocks(len(boxes), sides, pairs), strict=True):
         hit = _on_ignored(*_overlap(boxes, block), block, low).any(dim=0)
         view = row[start : start + block.shape[1]]
-        view.masked_fill_(hit & (view < 0), BETWEEN)
+        view.masked_fill_(hit & (view < 0), IGNORED)
 
 
 def _on_ignored(intersection: Tensor, iou: Tensor, sides: Tensor, low: float) -> Tensor:

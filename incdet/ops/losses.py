@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from incdet.ops.assign import BETWEEN, Assignment
+from incdet.ops.assign import IGNORED, Assignment
 from incdet.ops.boxes import decode_boxes, encode_boxes, giou_terms
 
 Entries = tuple[Tensor, Tensor, Tensor]
@@ -28,7 +28,7 @@ CPU_BLOCK = 1 << 17
 GPU_BLOCK = 1 << 25
 
 
-class Charge(NamedTuple):
+class ClassTargets(NamedTuple):
     """What one focal loss is computed from; see ``focal_loss``."""
 
     assignment: Assignment
@@ -49,7 +49,7 @@ def focal_loss(
 ) -> Tensor:
     """Focal loss of the entries that somebody annotated, as a float32 scalar (Lin et al., 2017, arXiv 1708.02002).
 
-    For each image, the sum over its anchors that are not `BETWEEN` and its covered channels, without the void
+    For each image, the sum over its anchors that are not `IGNORED` and its covered channels, without the void
     entries, divided by the image's normaliser; then the sum over images. The target of an entry is 1 where the
     anchor is positive for that column, else 0. A positive entry whose column is not covered contributes nothing.
 
@@ -63,7 +63,7 @@ def focal_loss(
         alpha: Weight of positive entries in [0, 1]; the others weigh ``1 - alpha``.
         gamma: Focusing exponent, at least 0.
     """
-    charge = Charge(assignment, coverage, void, normaliser)
+    charge = ClassTargets(assignment, coverage, void, normaliser)
     if coverage is not None and _all_on_host(coverage):
         charge = charge._replace(coverage=None)
     loss: Tensor = _Focal.apply(logits, [_part(logits, charge)], alpha, gamma)[0]
@@ -71,7 +71,7 @@ def focal_loss(
 
 
 def focal_losses(
-    logits: Tensor, charges: Sequence[Charge], *, alpha: float = 0.25, gamma: float = 2.0
+    logits: Tensor, charges: Sequence[ClassTargets], *, alpha: float = 0.25, gamma: float = 2.0
 ) -> tuple[Tensor, ...]:
     """The ``focal_loss`` of each of several charges, in one pass over the logits and with one gradient.
 
@@ -149,14 +149,14 @@ class _Part(NamedTuple):
     void: Tensor | None
 
 
-def _part(logits: Tensor, charge: Charge) -> _Part:
+def _part(logits: Tensor, charge: ClassTargets) -> _Part:
     _, anchors, columns = logits.shape
     assignment, coverage, void, normaliser = charge
     if void is not None:
         # A void entry is looked up among the positive ones, which have to be few and in order for it.
         assignment = assignment.compact()
     scale = _scale(assignment, normaliser)
-    rows = scale[:, None] * (assignment.matched != BETWEEN)
+    rows = scale[:, None] * (assignment.matched != IGNORED)
     flat = (assignment.image * anchors + assignment.anchor) * columns + assignment.column
     weight = scale[assignment.image]
     if assignment.mask is not None:

@@ -20,9 +20,9 @@ from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.errors import InputError
 from incdet.network.cuda_graph import graph_of
-from incdet.network.retinanet import IncrementalRetinaNet, Prepared
-from incdet.training.log import Journal
-from incdet.training.train_step import Guard, Iteration, Lesson
+from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
+from incdet.training.log import RunLog
+from incdet.training.train_step import Criterion, NonFiniteCheck, TrainStep
 
 Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
 Batches = Callable[[int], Iterable[Batch]]
@@ -53,11 +53,11 @@ class Engine:
 
     Args:
         settings: Section ``engine`` of the configuration.
-        journal: Receives a line every ``log_every`` optimiser steps.
+        log: Receives a line every ``log_every`` optimiser steps.
         progress: Told after every optimiser step.
     """
 
-    def __init__(self, settings: EngineConfig, journal: Journal, progress: Progress | None = None) -> None:
+    def __init__(self, settings: EngineConfig, log: RunLog, progress: Progress | None = None) -> None:
         # accelerate keeps one state a process and refuses a second precision; a new engine starts afresh.
         AcceleratorState._reset_state()
         if settings.device.startswith("cuda:"):
@@ -67,7 +67,7 @@ class Engine:
             cpu=settings.device == "cpu", mixed_precision={"off": "no"}.get(self.precision, self.precision)
         )
         self.settings = settings
-        self.journal = journal
+        self.log = log
         self.progress = progress
 
     @property
@@ -83,7 +83,7 @@ class Engine:
 
     def say(self, text: str) -> None:
         """Puts a choice that was made for the user on the screen and into the log."""
-        self.journal.write("message", text=text)
+        self.log.write("message", text=text)
         if self.progress is not None and self.accelerator.is_main_process:
             self.progress.say(text)
 
@@ -95,7 +95,7 @@ class Engine:
     def fit(
         self,
         model: IncrementalRetinaNet,
-        lesson: Lesson,
+        criterion: Criterion,
         batches: Batches,
         schedule: Schedule,
         iterations: int,
@@ -108,7 +108,7 @@ class Engine:
 
         Args:
             model: The student; moved to the device and left in training mode.
-            lesson: The loss.
+            criterion: The loss.
             batches: Micro-batches: ``accumulation`` of them make an optimiser step.
             schedule: Optimiser and learning rate.
             iterations: Optimiser steps in all, those before an interruption included.
@@ -128,9 +128,9 @@ class Engine:
         # A replay writes its gradients where those of the one before lie, which a second micro-batch still needs.
         if canvas is not None and self.accelerator.num_processes == self.settings.accumulation == 1:
             graph = graph_of(model, self.precision, self.say)
-        iteration = Iteration(self.accelerator, model, lesson, schedule, network=graph)
+        iteration = TrainStep(self.accelerator, model, criterion, schedule, network=graph)
         progress = _Phase(model, iteration.optimizer, self.accelerator.scaler, state)
-        guard = Guard(state, lag=1 if self.device.type == "cuda" else 0)
+        guard = NonFiniteCheck(state, lag=1 if self.device.type == "cuda" else 0)
         done = progress.restore(self.device)
         stream = iter(batches(done * self.settings.accumulation))
         meter = _Meter()
@@ -161,7 +161,7 @@ class Engine:
 
     def _draw(
         self, model: IncrementalRetinaNet, stream: Iterator[Batch], canvas: tuple[int, int] | None
-    ) -> list[Prepared]:
+    ) -> list[ImageBatch]:
         """The prepared micro-batches of one optimiser step, all of them before anything is computed."""
         return [model.prepare(*next(stream), canvas=canvas) for _ in range(self.settings.accumulation)]
 
@@ -171,7 +171,7 @@ class Engine:
         if self.progress is not None:
             self.progress(phase, done, total, meter.mean("loss"))
         if done % self.settings.log_every == 0 or done == total:
-            self.journal.scalars(phase, {**meter.take(), "lr": rate}, done)
+            self.log.scalars(phase, {**meter.take(), "lr": rate}, done)
 
 
 def learning_rate(schedule: Schedule, done: int, total: int) -> float:

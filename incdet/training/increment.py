@@ -24,19 +24,19 @@ from torch import Tensor
 from incdet.config import Config, Schedule
 from incdet.data.protocols import StepView
 from incdet.data.records import Record
-from incdet.distillation.cache import Asked
+from incdet.distillation.cache import Consultation
 from incdet.distillation.pseudo_labels import Thresholds, fit_thresholds
-from incdet.distillation.teacher import OnlineResponder, Question, Responder, Shadow, Teacher
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher import OnlineProvider, Provider, Request, Teacher, TeacherOutputs
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.evaluation.detections import detect
 from incdet.evaluation.scoring import match
 from incdet.memory.exemplars import Memory
 from incdet.memory.features import object_features
-from incdet.methods.base import Method, Scene
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.methods.base import LossInputs, Method
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.training.engine import Engine
 from incdet.training.loaders import canvas_of, training_batches
-from incdet.training.responder import Phase, choose_responder
+from incdet.training.provider import Phase, choose_provider
 
 FIT_IMAGES = 400
 """Images of a step that the two-means thresholds are fitted on; more change them little and cost a forward each."""
@@ -77,7 +77,7 @@ class StepOutcome:
 
 
 @dataclass(frozen=True)
-class MethodLesson:
+class MethodCriterion:
     """The loss of a method on a batch: asks the teacher about the student's tensors and sums the method's terms.
 
     Attributes:
@@ -85,22 +85,22 @@ class MethodLesson:
         box_kind: ``l1`` or ``giou``, the detector's own box loss.
         teacher: Whose classes are to be kept; None for a method without.
         thresholds: Of the pseudo-labels; None for a method without.
-        responder: Who answers for the teacher; by default it runs on every batch.
+        provider: Who answers for the teacher; by default it runs on every batch.
     """
 
     method: Method
     box_kind: str
     teacher: Teacher | None = None
     thresholds: Thresholds | None = None
-    responder: Responder | None = None
+    provider: Provider | None = None
 
     @cached_property
-    def question(self) -> Question:
+    def question(self) -> Request:
         """What the teacher can be asked."""
         if self.thresholds is None:
-            return Question(self.method.selections)
+            return Request(self.method.selections)
         # Rounded down: a device that errs in the last digit asks the same question when a run is resumed.
-        return Question(self.method.selections, math.floor(1000 * float(self.thresholds.low.min())) / 1000)
+        return Request(self.method.selections, math.floor(1000 * float(self.thresholds.low.min())) / 1000)
 
     @cached_property
     def heads(self) -> tuple[int, ...]:
@@ -109,27 +109,27 @@ class MethodLesson:
             return ()
         return tuple(len(step) for step in (self.teacher.snapshot or self.teacher.model).vocab.steps)
 
-    def decide(self, shadow: Shadow, truth: Truth) -> Guidance:
+    def decide(self, shadow: TeacherOutputs, truth: BatchTargets) -> TeacherTargets:
         """What the method makes of the teacher's answer."""
         # After a step the snapshot already has the newest head; during it the student's last columns are new.
         grown = self.teacher is not None and self.teacher.snapshot is not None
         newest = self.heads[-1] if grown else truth.coverage.shape[1] - sum(self.heads)
         return self.method.decide(*shadow, truth, self.thresholds, newest)
 
-    def asked(self, teacher: Teacher) -> Asked:
+    def asked(self, teacher: Teacher) -> Consultation:
         """What ``teacher`` is asked, and what the method makes of it."""
         cuts = None if self.thresholds is None else [part.tolist() for part in self.thresholds]
         terms = tuple(term.name for term in self.method.terms)
-        return Asked(teacher, self.question, self.decide, terms, f"{self.method!r} {cuts}")
+        return Consultation(teacher, self.question, self.decide, terms, f"{self.method!r} {cuts}")
 
-    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+    def __call__(self, dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
         """Named scalars; see ``Method.losses``."""
-        truth = Truth.read(prepared.targets or [], dense.anchors, dense.logits.shape[-1], static=prepared.static)
+        truth = BatchTargets.read(prepared.targets or [], dense.anchors, dense.logits.shape[-1], static=prepared.static)
         guidance = None
         if self.teacher is not None:
-            ask = self.responder or OnlineResponder(self.teacher, self.question, self.decide)
+            ask = self.provider or OnlineProvider(self.teacher, self.question, self.decide)
             guidance = ask(prepared, dense, truth)
-        return self.method.losses(Scene(dense, truth, guidance, self.heads, self.box_kind))
+        return self.method.losses(LossInputs(dense, truth, guidance, self.heads, self.box_kind))
 
 
 def learn_step(
@@ -163,10 +163,10 @@ def learn_step(
 
     training_set = build_training_set(view, memory, method)
     thresholds = fit_teacher(teacher, view, memory, config) if teacher and method.pseudo_labels else None
-    lesson = MethodLesson(method, student.recipe.box_loss, teacher, thresholds)
-    train(engine, student, lesson, training_set, config, config.train.increment, f"step {view.step} train", folder)
+    criterion = MethodCriterion(method, student.recipe.box_loss, teacher, thresholds)
+    train(engine, student, criterion, training_set, config, config.train.increment, f"step {view.step} train", folder)
     if method.balanced_finetune and len(memory):
-        balanced_finetune(engine, student, lesson, view, memory, config, folder)
+        balanced_finetune(engine, student, criterion, view, memory, config, folder)
     if method.replay:
         memory = update_memory(student, view, memory, config)
     images = len({record.image for record in training_set.records})
@@ -183,7 +183,7 @@ def build_training_set(view: StepView, memory: Memory, method: Method) -> Traini
 def train(
     engine: Engine,
     model: IncrementalRetinaNet,
-    lesson: MethodLesson,
+    criterion: MethodCriterion,
     training_set: TrainingSet,
     config: Config,
     schedule: Schedule,
@@ -201,20 +201,20 @@ def train(
         canvas = canvas_of(records, model.recipe, config.augment)
         if canvas is None:
             engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
-    if lesson.teacher is not None:
+    if criterion.teacher is not None:
         model.to(engine.device)
         draws = iterations * schedule.batch_size // engine.accelerator.num_processes
-        asked = lesson.asked(lesson.teacher.to(engine.device))
+        asked = criterion.asked(criterion.teacher.to(engine.device))
         place = Phase(phase, model, records, draws, folder / f"{name}.responses.safetensors", canvas)
-        lesson = replace(lesson, responder=choose_responder(engine, asked, place, config))
+        criterion = replace(criterion, provider=choose_provider(engine, asked, place, config))
     state = folder / f"{name}.pt"
-    engine.fit(model, lesson, batches, schedule, iterations, phase=phase, state=state, canvas=canvas)
+    engine.fit(model, criterion, batches, schedule, iterations, phase=phase, state=state, canvas=canvas)
 
 
 def balanced_finetune(
     engine: Engine,
     student: IncrementalRetinaNet,
-    lesson: MethodLesson,
+    criterion: MethodCriterion,
     view: StepView,
     memory: Memory,
     config: Config,
@@ -225,10 +225,10 @@ def balanced_finetune(
     The new head is distilled from the network as it stands before the fine-tuning, for this time only.
     """
     balanced = tuple(update_memory(student, view, memory, config))
-    teacher = lesson.teacher
+    teacher = criterion.teacher
     if teacher is not None:
         teacher = Teacher(teacher.model, snapshot=student).to(engine.device)
-    thresholds = lesson.thresholds
+    thresholds = criterion.thresholds
     if thresholds is not None:
         extra = torch.full((len(view.names),), float(thresholds.high.mean()))
         thresholds = Thresholds(
@@ -238,7 +238,7 @@ def balanced_finetune(
     train(
         engine,
         student,
-        MethodLesson(lesson.method, lesson.box_kind, teacher, thresholds),
+        MethodCriterion(criterion.method, criterion.box_kind, teacher, thresholds),
         TrainingSet(balanced, 0),
         config,
         config.train.finetune,

@@ -12,7 +12,7 @@ from incdet.config import Augment, Config, Schedule
 from incdet.data.augment import build_pipeline
 from incdet.data.cache import MIB, ImageCache
 from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
-from incdet.data.gpu_images import ResidentImages, ResidentLoader, needed_bytes
+from incdet.data.gpu_images import GpuImages, GpuLoader, needed_bytes
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.network.architecture import Recipe
@@ -62,7 +62,7 @@ def training_batches(
     def batches(drawn: int) -> Iterable[Batch]:
         sampler = DrawSampler(len(dataset), batch_size, seed, start=drawn, shares=shares, rank=rank, world=world)
         if images is not None:
-            return ResidentLoader(dataset, sampler, images)
+            return GpuLoader(dataset, sampler, images)
         return make_loader(dataset, sampler, workers)
 
     return batches
@@ -92,25 +92,25 @@ def _tell_of_cache(engine: Engine, dataset: DetectionDataset) -> None:
         )
 
 
-def _resident(engine: Engine, dataset: DetectionDataset, workers: int) -> ResidentImages | None:
+def _resident(engine: Engine, dataset: DetectionDataset, workers: int) -> GpuImages | None:
     """The images on the GPU, where there is one, they fit and nothing moves their frame; None otherwise."""
     budget = engine.settings.device_cache
     if engine.device.type != "cuda" or not budget:
         return None
     # What torch's allocator keeps for later is free too.
     kept = torch.cuda.memory_reserved(engine.device) - torch.cuda.memory_allocated(engine.device)
-    refusal = resident_refusal(dataset, budget, (torch.cuda.mem_get_info(engine.device)[0] + kept) // MIB)
+    refusal = gpu_refusal(dataset, budget, (torch.cuda.mem_get_info(engine.device)[0] + kept) // MIB)
     if refusal:
         engine.say(f"device cache: not used, {refusal}; images come from the loader")
         return None
-    images = ResidentImages(
+    images = GpuImages(
         dataset, engine.device, workers=workers, progress=lambda done, all_: engine.advance("device cache", done, all_)
     )
     engine.say(f"device cache: {len(set(dataset.places)):,} images, {needed_bytes(dataset) // MIB:,} MiB")
     return images
 
 
-def resident_refusal(dataset: DetectionDataset, budget: int, free: int) -> str:
+def gpu_refusal(dataset: DetectionDataset, budget: int, free: int) -> str:
     """Why the images cannot live on the device, given ``budget`` and ``free`` MiB there; empty if they can."""
     if dataset.pipeline is not None and dataset.pipeline.moves_frame:
         return "augment.crop and augment.scale need the loader"

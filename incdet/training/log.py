@@ -1,4 +1,4 @@
-"""The journal: one JSON line an event, flushed at once, and TensorBoard scalars where they are asked for."""
+"""The log: one JSON line an event, flushed at once, and TensorBoard scalars where they are asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def require_tensorboard() -> None:
         )
 
 
-class Journal:
+class RunLog:
     """Appends events to ``log.jsonl``; a process that dies loses no finished line.
 
     Args:
@@ -67,7 +67,7 @@ class Journal:
         if self._writer is not None:
             self._writer.close()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from incdet.config import Schedule
 from incdet.errors import TrainingError
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 
-class Lesson(Protocol):
+class Criterion(Protocol):
     """What a phase of training minimises: named scalars whose sum is the loss of the batch."""
 
-    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+    def __call__(self, dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
         """Scalars of one batch."""
         ...
 
@@ -38,7 +38,7 @@ class Losses(NamedTuple):
     values: Tensor
 
 
-class Iteration:
+class TrainStep:
     """Teaches ``model`` one optimiser step a call.
 
     A loss that is not finite changes no weight: the fused optimiser itself skips the step, told by a flag on its own
@@ -47,7 +47,7 @@ class Iteration:
     Args:
         accelerator: Precision, gradient accumulation and processes.
         model: On its device, in training mode.
-        lesson: The loss.
+        criterion: The loss.
         schedule: Optimiser and clipping.
         network: Runs in place of ``model`` and learns with its parameters; None is the model itself.
     """
@@ -56,20 +56,20 @@ class Iteration:
         self,
         accelerator: Accelerator,
         model: IncrementalRetinaNet,
-        lesson: Lesson,
+        criterion: Criterion,
         schedule: Schedule,
-        network: Callable[[Prepared], Dense] | None = None,
+        network: Callable[[ImageBatch], HeadOutputs] | None = None,
     ) -> None:
         self.optimizer = make_optimizer(model, schedule)
         self._accelerator = accelerator
-        self._lesson = lesson
+        self._criterion = criterion
         self._clip = schedule.clip
         self._parameters = list(model.parameters())
         self._wrapped: nn.Module = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
-        self._network: Callable[[Prepared], Dense] = network or self._wrapped
+        self._network: Callable[[ImageBatch], HeadOutputs] = network or self._wrapped
         self._stepper = accelerator.prepare_optimizer(self.optimizer)
 
-    def __call__(self, batches: Sequence[Prepared], rate: float) -> Losses:
+    def __call__(self, batches: Sequence[ImageBatch], rate: float) -> Losses:
         """One step at learning rate ``rate`` on the mean gradient of the micro-batches."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -78,7 +78,7 @@ class Iteration:
         for number, prepared in enumerate(batches, start=1):
             with nullcontext() if number == len(batches) else self._accelerator.no_sync(self._wrapped):
                 with self._accelerator.autocast():
-                    losses = self._lesson(self._network(prepared), prepared)
+                    losses = self._criterion(self._network(prepared), prepared)
                 total = torch.stack(list(losses.values())).sum()
                 values.append(torch.stack([total.detach(), *(loss.detach() for loss in losses.values())]))
                 names = ("loss", *losses)
@@ -94,7 +94,7 @@ class Iteration:
         return found
 
 
-class Guard:
+class NonFiniteCheck:
     """Reads losses back and stops at one that is not finite, with its batch saved.
 
     On a GPU the reading of a step is awaited when the next one has been launched, so that the GPU never idles for it.
@@ -109,7 +109,7 @@ class Guard:
         self._lag = lag
         self._waiting: deque[_Reading] = deque()
 
-    def watch(self, losses: Losses, batches: Sequence[Prepared], random: Tensor, done: int) -> None:
+    def watch(self, losses: Losses, batches: Sequence[ImageBatch], random: Tensor, done: int) -> None:
         """Starts the copy of the losses of optimiser step ``done`` to the host, and keeps what they came from."""
         values, copied = losses.values, None
         if values.is_cuda:
@@ -136,7 +136,7 @@ class Guard:
             columns = zip(*rows, strict=True)
             yield {name: sum(column) / len(rows) for name, column in zip(reading.names, columns, strict=True)}
 
-    def _refuse(self, losses: Mapping[str, float], prepared: Prepared, reading: _Reading) -> None:
+    def _refuse(self, losses: Mapping[str, float], prepared: ImageBatch, reading: _Reading) -> None:
         """Saves the batch as the network saw it, and the random state it was prepared from."""
         saved = "nothing was saved"
         if self._state is not None:
@@ -154,7 +154,7 @@ class _Reading(NamedTuple):
     names: tuple[str, ...]
     values: Tensor
     copied: torch.cuda.Event | None
-    batches: Sequence[Prepared]
+    batches: Sequence[ImageBatch]
     random: Tensor
     done: int
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Background:
+class Worker:
     """A worker thread for jobs that the main thread need not wait for, one after another.
 
     After a job has failed no later one starts, so that what a job leaves behind is never built on a gap; its exception
@@ -51,7 +51,7 @@ class Background:
             self._jobs.remove(job)
             job.result()
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

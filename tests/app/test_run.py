@@ -19,7 +19,7 @@ from incdet.evaluation.scoring import score
 from incdet.memory.exemplars import Memory
 from incdet.methods.base import METHODS
 from incdet.network import checkpoint
-from incdet.training.worker import Background
+from incdet.training.worker import Worker
 
 STEPS = [["circle", "cross"], ["ring", "square"], ["star", "triangle"]]
 Settings = Callable[..., Config]
@@ -277,14 +277,14 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
 # --- scoring in the background
 
 
-class Inline(Background):
+class Inline(Worker):
     """Does every job at once."""
 
     def submit(self, job: Callable[[], object]) -> None:
         job()
 
 
-class Dying(Background):
+class Dying(Worker):
     """Loses every job, as a process does that is killed while it scores."""
 
     def submit(self, job: Callable[[], object]) -> None:
@@ -309,7 +309,7 @@ def assert_the_run_of_incdet(root: Path, finished: Finished) -> None:
 def test_scoring_in_the_background_changes_no_result(
     finished: Finished, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("incdet.app.run.Background", Inline)
+    monkeypatch.setattr("incdet.app.run.Worker", Inline)
     assert_the_run_of_incdet(run(settings(methods=["incdet"]), display=quiet()[0]), finished)
 
 
@@ -337,7 +337,7 @@ def test_a_run_that_dies_while_it_scores_resumes_as_if_it_had_not(
 ) -> None:
     config = settings(methods=["incdet"])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("incdet.app.run.Background", Dying)
+        patch.setattr("incdet.app.run.Worker", Dying)
         run(config, display=Stopping(phase, iteration))
     assert not list(config.output.rglob("results.json"))
     assert_the_run_of_incdet(run(config, resume=True, display=quiet()[0]), finished)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from incdet.data.augment import BoxPipeline, Changes, build_pipeline
 from incdet.data.cache import ImageCache
 from incdet.data.dataset import DetectionDataset, DrawSampler
-from incdet.data.gpu_images import ResidentImages, ResidentLoader, needed_bytes
+from incdet.data.gpu_images import GpuImages, GpuLoader, needed_bytes
 from incdet.data.photometric import Jitter
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
@@ -72,7 +72,7 @@ def dataset(records: list[Record], pipeline: BoxPipeline | None, **more: Any) ->
 def gaps(data: DetectionDataset, count: int = 8) -> list[int]:
     """The largest difference of grey levels in each of ``count`` batches; everything else has to be equal."""
     sampler, found = DrawSampler(len(data), 4, seed=1), []
-    loader = ResidentLoader(data, sampler, ResidentImages(data, CPU))
+    loader = GpuLoader(data, sampler, GpuImages(data, CPU))
     for keys, (images, targets) in zip(sampler, itertools.islice(loader, count), strict=False):
         gap = 0
         for key, image, target in zip(keys, images, targets, strict=True):
@@ -103,7 +103,7 @@ def test_sizes_that_the_model_draws_later_leave_the_pictures_as_they_are(records
 def test_each_picture_is_kept_once_and_the_need_is_known_before(records: list[Record]) -> None:
     data = dataset(records, None, geometry=None)
     assert needed_bytes(data) == 3 * 3 * (40 * 30 + 30 * 44 + 50 * 26)
-    assert ResidentImages(data, CPU)._pixels.numel() == needed_bytes(data)
+    assert GpuImages(data, CPU)._pixels.numel() == needed_bytes(data)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -111,7 +111,7 @@ def test_filling_reports_and_leaves_the_cache_full(records: list[Record], worker
     told: list[tuple[int, int]] = []
     data = dataset(records, build_pipeline(), cache=ImageCache(2**20))
     random = torch.get_rng_state()
-    images = ResidentImages(data, CPU, workers=workers, progress=lambda *values: told.append(values))
+    images = GpuImages(data, CPU, workers=workers, progress=lambda *values: told.append(values))
     assert torch.equal(torch.get_rng_state(), random), "the training draws other numbers with a cache than without"
     assert told == [(number, 9) for number in range(1, 10)]
     for record in records:
@@ -121,14 +121,14 @@ def test_filling_reports_and_leaves_the_cache_full(records: list[Record], worker
 
 def test_a_table_is_exact_and_touches_its_own_image_only(records: list[Record]) -> None:
     data = dataset(records, build_pipeline())
-    images, table = ResidentImages(data, CPU), np.arange(255, -1, -1, dtype=np.uint8)
+    images, table = GpuImages(data, CPU), np.arange(255, -1, -1, dtype=np.uint8)
     one, two = images.gather([1, 1], [Changes(False, Jitter(table)), Changes(True)])
     assert torch.equal(one, 255 - torch.from_numpy(data.planes(1)))
     assert np.array_equal(two.numpy(), data.planes(1)[:, :, ::-1])
 
 
 def test_the_number_of_operations_does_not_grow_with_the_batch(records: list[Record]) -> None:
-    images = ResidentImages(dataset(records, build_pipeline()), CPU)
+    images = GpuImages(dataset(records, build_pipeline()), CPU)
     changes = Changes(True, Jitter(np.arange(256, dtype=np.uint8), 0.8))
     for indices in ([0, 3], [0, 1]):  # of one size, and of two
         counts = []

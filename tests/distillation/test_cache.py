@@ -15,15 +15,15 @@ from torch import Tensor
 from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
-from incdet.distillation.cache import CachedResponder, fill
+from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.cache_file import Archive
 from incdet.distillation.pseudo_labels import Thresholds
-from incdet.distillation.teacher import OnlineResponder, Teacher
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher import OnlineProvider, Teacher
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import Selection
-from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, Method, Scene
-from incdet.network.retinanet import Dense, Prepared
-from incdet.training.increment import MethodLesson
+from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, LossInputs, Method
+from incdet.network.retinanet import HeadOutputs, ImageBatch
+from incdet.training.increment import MethodCriterion
 
 NAMES = ("a", "b")
 EVERYTHING = Method(
@@ -71,8 +71,8 @@ class World:
         geometry = Geometry(recipe.min_size[0], recipe.max_size, recipe.fixed_size)
         self.dataset = DetectionDataset(photographs(folder, sizes), self.student.vocab, geometry=geometry)
 
-    def lesson(self, method: Method = EVERYTHING, kind: str = "l1") -> MethodLesson:
-        return MethodLesson(method, kind, self.teacher, THRESHOLDS if method.pseudo_labels else None)
+    def criterion(self, method: Method = EVERYTHING, kind: str = "l1") -> MethodCriterion:
+        return MethodCriterion(method, kind, self.teacher, THRESHOLDS if method.pseudo_labels else None)
 
     def fill(self, method: Method = EVERYTHING, flips: Sequence[bool] = BOTH, **more: Any) -> Archive:
         archive = self.try_to_fill(method, flips, **{"budget": 1 << 30, "batch_size": 4, **more})
@@ -80,23 +80,23 @@ class World:
         return archive
 
     def try_to_fill(self, method: Method, flips: Sequence[bool], **more: Any) -> Archive | None:
-        lesson = self.lesson(method)
-        return fill(lesson.asked(self.teacher), self.student, self.dataset, flips, **more)
+        criterion = self.criterion(method)
+        return fill(criterion.asked(self.teacher), self.student, self.dataset, flips, **more)
 
-    def cached(self, method: Method = EVERYTHING, **more: Any) -> Callable[[Prepared, Dense], Guidance]:
+    def cached(self, method: Method = EVERYTHING, **more: Any) -> Callable[[ImageBatch, HeadOutputs], TeacherTargets]:
         terms = [term.name for term in method.terms]
-        responder = CachedResponder(self.fill(method, **more), terms, self.student.recipe.anchors_per_cell)
-        return lambda prepared, dense: responder(prepared, dense, self.truth(prepared, dense))
+        provider = CachedProvider(self.fill(method, **more), terms, self.student.recipe.anchors_per_cell)
+        return lambda prepared, dense: provider(prepared, dense, self.truth(prepared, dense))
 
-    def online(self, prepared: Prepared, dense: Dense, method: Method = EVERYTHING) -> Guidance:
-        lesson = self.lesson(method)
-        ask = OnlineResponder(self.teacher, lesson.question, lesson.decide)
+    def online(self, prepared: ImageBatch, dense: HeadOutputs, method: Method = EVERYTHING) -> TeacherTargets:
+        criterion = self.criterion(method)
+        ask = OnlineProvider(self.teacher, criterion.question, criterion.decide)
         return ask(prepared, dense, self.truth(prepared, dense))
 
-    def truth(self, prepared: Prepared, dense: Dense) -> Truth:
-        return Truth.read(prepared.targets or [], dense.anchors, 3)
+    def truth(self, prepared: ImageBatch, dense: HeadOutputs) -> BatchTargets:
+        return BatchTargets.read(prepared.targets or [], dense.anchors, 3)
 
-    def batch(self, *draws: tuple[int, bool], canvas: tuple[int, int] | None = None) -> Prepared:
+    def batch(self, *draws: tuple[int, bool], canvas: tuple[int, int] | None = None) -> ImageBatch:
         """The prepared batch of (index, flipped) draws, as the loader would give it."""
         images, targets = [], []
         for index, flipped in draws:
@@ -115,7 +115,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def assert_equal_guidance(one: Guidance, other: Guidance, tolerance: float) -> None:
+def assert_equal_guidance(one: TeacherTargets, other: TeacherTargets, tolerance: float) -> None:
     assert torch.equal(one.responses.image, other.responses.image)
     assert torch.equal(one.responses.anchor, other.responses.anchor)
     torch.testing.assert_close(one.responses.logits, other.responses.logits, rtol=tolerance, atol=tolerance)
@@ -174,11 +174,11 @@ LISTENERS = {
 @pytest.mark.parametrize("kind", ["l1", "giou"])
 def test_losses_and_gradients_are_those_of_the_online_teacher(world: World, name: str, kind: str) -> None:
     method = LISTENERS[name]
-    online, cached = world.lesson(method, kind), world.cached(method)
-    lesson = replace(online, responder=lambda prepared, dense, truth: cached(prepared, dense))
+    online, cached = world.criterion(method, kind), world.cached(method)
+    criterion = replace(online, provider=lambda prepared, dense, truth: cached(prepared, dense))
     prepared = world.batch((2, True), (0, False), (4, True))
     slopes = []
-    for one in (lesson, online):
+    for one in (criterion, online):
         world.student.zero_grad()
         losses = one(world.student.dense(prepared), prepared)
         torch.autograd.backward(list(losses.values()))
@@ -250,7 +250,7 @@ def test_on_one_canvas_pictures_of_all_shapes_are_exact(tmp_path: Path) -> None:
 
 
 def test_a_batch_takes_as_many_operations_as_an_image(world: World) -> None:
-    cached = CachedResponder(world.fill(), ("a", "b", "c"), world.student.recipe.anchors_per_cell)
+    cached = CachedProvider(world.fill(), ("a", "b", "c"), world.student.recipe.anchors_per_cell)
 
     def work(draws: list[tuple[int, bool]]) -> int:
         prepared = world.batch(*draws)
@@ -267,13 +267,13 @@ def test_nothing_that_the_cache_says_has_to_be_waited_for(world: World, monkeypa
     prepared = world.batch((0, False), (1, True))
     dense = world.student.dense(prepared)
     truth = world.truth(prepared, dense)
-    cached = CachedResponder(world.fill(), [one.name for one in EVERYTHING.terms], 6)
+    cached = CachedProvider(world.fill(), [one.name for one in EVERYTHING.terms], 6)
     # The one that is left looks up the archive, which lies on the host.
     assert set(waits(lambda: cached(prepared, dense, truth))) <= {"repeat_interleave"}
     guidance = cached(prepared, dense, truth)
 
     def step() -> None:
-        losses = EVERYTHING.losses(Scene(dense, truth, guidance, (2,)))
+        losses = EVERYTHING.losses(LossInputs(dense, truth, guidance, (2,)))
         torch.autograd.backward(list(losses.values()))
 
     assert waits(step) == []
@@ -317,7 +317,7 @@ def test_pictures_of_one_canvas_are_asked_about_together(tmp_path: Path) -> None
     shapes: list[tuple[int, ...]] = []
     inner = world.teacher.model.dense
 
-    def dense(prepared: Prepared, *rest: Any) -> Any:
+    def dense(prepared: ImageBatch, *rest: Any) -> Any:
         shapes.append(tuple(prepared.images.shape))
         return inner(prepared, *rest)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import assert_equal_states, network, operations, pictures, state_of, target
 
-from incdet.distillation.teacher import OnlineResponder, Question, Shadow, Teacher
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher import OnlineProvider, Request, Teacher, TeacherOutputs
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import Selection
 from incdet.network.retinanet import IncrementalRetinaNet
 
@@ -118,13 +118,13 @@ def test_a_stem_that_both_share_is_run_once() -> None:
     assert dense.stem is not None and not dense.stem.requires_grad
     alone, shared = teacher(prepared), teacher(prepared, dense.stem)
     assert torch.equal(alone.logits, shared.logits) and torch.equal(alone.deltas, shared.deltas)
-    question = Question((Selection("all"),))
+    question = Request((Selection("all"),))
 
-    def decide(shadow: Shadow, truth: Truth) -> Guidance:
-        return Guidance(shadow.responses, {}, None)
+    def decide(shadow: TeacherOutputs, truth: BatchTargets) -> TeacherTargets:
+        return TeacherTargets(shadow.responses, {}, None)
 
-    truth = Truth.read(prepared.targets or [], dense.anchors, 3)
-    own, lent = (OnlineResponder(teacher, question, decide, one) for one in (None, student))
+    truth = BatchTargets.read(prepared.targets or [], dense.anchors, 3)
+    own, lent = (OnlineProvider(teacher, question, decide, one) for one in (None, student))
     assert torch.equal(own(prepared, dense, truth).responses.logits, lent(prepared, dense, truth).responses.logits)
     counts = [operations(lambda one=one: one(prepared, dense, truth)) for one in (own, lent)]  # type: ignore[misc]
     assert counts[1] < counts[0]

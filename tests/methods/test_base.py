@@ -10,7 +10,7 @@ from torch import Tensor
 
 from incdet.distillation.pseudo_labels import Thresholds
 from incdet.distillation.teacher import Teacher
-from incdet.distillation.teacher_targets import Guidance, Truth
+from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import (
     Selection,
     box_distillation_loss,
@@ -21,12 +21,12 @@ from incdet.distillation.terms import (
     softmax_loss,
 )
 from incdet.errors import InputError
-from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, Method, Replay, Scene, get_method
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, LossInputs, Method, Replay, get_method
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
 from incdet.ops.assign import assign
 from incdet.ops.boxes import encode_boxes
-from incdet.training.increment import MethodLesson
+from incdet.training.increment import MethodCriterion
 
 BOX = [4.0, 4.0, 26.0, 26.0]
 NEW = [False, False, True]
@@ -37,17 +37,17 @@ THRESHOLDS = Thresholds(torch.tensor([0.6, 0.6]), torch.tensor([0.3, 0.3]))
 class Sight(NamedTuple):
     """What a method is shown in these tests."""
 
-    dense: Dense
+    dense: HeadOutputs
     targets: list[dict[str, Any]]
-    shadow: Dense | None
+    shadow: HeadOutputs | None
     detections: list[dict[str, Tensor]] | None = None
     thresholds: Thresholds | None = None
     newest: int = 1
 
-    def truth(self) -> Truth:
-        return Truth.read(self.targets, self.dense.anchors, self.dense.logits.shape[-1])
+    def truth(self) -> BatchTargets:
+        return BatchTargets.read(self.targets, self.dense.anchors, self.dense.logits.shape[-1])
 
-    def guidance(self, method: Method) -> Guidance | None:
+    def guidance(self, method: Method) -> TeacherTargets | None:
         if self.shadow is None:
             return None
         answers = respond(self.shadow, method.selections)
@@ -55,7 +55,7 @@ class Sight(NamedTuple):
 
 
 def learn(method: Method, sight: Sight) -> dict[str, Tensor]:
-    return method.losses(Scene(sight.dense, sight.truth(), sight.guidance(method), (2,), "l1"))
+    return method.losses(LossInputs(sight.dense, sight.truth(), sight.guidance(method), (2,), "l1"))
 
 
 def random_scene(seed: int = 0, **more: Any) -> tuple[Sight, Tensor, Tensor]:
@@ -111,7 +111,9 @@ def test_joint_with_full_coverage_is_plain_torchvision_training(kind: str, fille
     truth = [target([BOX, [20, 10, 40, 40]], [2, 0]) if filled else target(), target()]
     prepared = model.prepare(pictures(), truth)
     dense = model.dense(prepared)
-    ours = METHODS["joint"].losses(Scene(dense, Truth.read(prepared.targets or [], dense.anchors, 3), box_kind=kind))
+    ours = METHODS["joint"].losses(
+        LossInputs(dense, BatchTargets.read(prepared.targets or [], dense.anchors, 3), box_kind=kind)
+    )
     assert ours.keys() == {"focal", "box"}
     own = model.compute_losses(dense, prepared.targets or [])
     theirs = to_torchvision(model).train()(pictures(), truth)
@@ -243,9 +245,9 @@ def test_every_trainable_parameter_keeps_a_gradient(name: str, batch: str, high:
     student, teacher = student_and_teacher()
     method = METHODS[name]
     thresholds = Thresholds(torch.full((2,), high), torch.full((2,), high / 2)) if method.pseudo_labels else None
-    lesson = MethodLesson(method, "l1", teacher if method.needs_teacher else None, thresholds)
+    criterion = MethodCriterion(method, "l1", teacher if method.needs_teacher else None, thresholds)
     prepared = student.prepare(pictures(), BATCHES[batch])
-    losses = lesson(student.dense(prepared), prepared)
+    losses = criterion(student.dense(prepared), prepared)
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) and loss >= 0 for loss in losses.values())
     torch.autograd.backward(list(losses.values()))
     without = [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
@@ -259,9 +261,9 @@ def test_the_lesson_runs_the_teacher_on_the_students_tensors() -> None:
     student, teacher = student_and_teacher()
     method = Method("test", "here", terms=(KdResponse(selection=Selection("all")),), pseudo_labels=True)
     thresholds = Thresholds(torch.tensor([0.02, 0.02]), torch.tensor([0.01, 0.01]))
-    prepared: Prepared = student.prepare(pictures(), BATCHES["mixed"])
+    prepared: ImageBatch = student.prepare(pictures(), BATCHES["mixed"])
     dense = student.dense(prepared)
-    losses = MethodLesson(method, "l1", teacher, thresholds)(dense, prepared)
+    losses = MethodCriterion(method, "l1", teacher, thresholds)(dense, prepared)
     shadow = teacher(prepared)
     found = teacher.model.postprocess(shadow, prepared.image_sizes, score_thresh=0.01)
     sight = Sight(dense, prepared.targets or [], shadow, found, thresholds)

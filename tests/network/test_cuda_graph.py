@@ -12,7 +12,7 @@ from torch import Tensor
 
 from incdet.network.architecture import Recipe
 from incdet.network.cuda_graph import GraphedNetwork, _Tensors, graph_of
-from incdet.network.retinanet import IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
 
@@ -31,7 +31,7 @@ def model() -> IncrementalRetinaNet:
     return IncrementalRetinaNet(recipe, Vocabulary((("a", "b"), ("c",)))).train()
 
 
-def batch(model: IncrementalRetinaNet, seed: int = 0, canvas: tuple[int, int] = (64, 64)) -> Prepared:
+def batch(model: IncrementalRetinaNet, seed: int = 0, canvas: tuple[int, int] = (64, 64)) -> ImageBatch:
     generator = torch.Generator().manual_seed(seed)
     return model.prepare([torch.rand(3, 48, 64, generator=generator) for _ in range(2)], canvas=canvas)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from incdet.errors import InputError
-from incdet.network.retinanet import CACHED_SHAPES, Dense, IncrementalRetinaNet, Prepared, Recipe
+from incdet.network.retinanet import CACHED_SHAPES, HeadOutputs, ImageBatch, IncrementalRetinaNet, Recipe
 from incdet.network.torchvision import to_torchvision
 from incdet.vocab import Vocabulary
 
@@ -300,7 +300,7 @@ def test_images_of_other_types_are_refused_and_uint8_is_taken_as_256_levels() ->
 def test_a_prepared_batch_gives_dense_outputs_of_the_stated_shapes() -> None:
     model = network()
     prepared = model.prepare(images())
-    assert isinstance(prepared, Prepared) and prepared.images.shape == (2, 3, 64, 64)
+    assert isinstance(prepared, ImageBatch) and prepared.images.shape == (2, 3, 64, 64)
     dense = model(prepared)
     anchors = (8 * 8 + 4 * 4) * 2 * 3
     assert dense.logits.shape == (2, anchors, 3)
@@ -340,7 +340,7 @@ def test_a_stem_that_is_handed_over_changes_no_bit(body: str) -> None:
     assert own.stem is not None and all(torch.equal(a, b) for a, b in zip(tensors(handed), tensors(own), strict=True))
 
 
-def tensors(dense: Dense) -> list[Tensor]:
+def tensors(dense: HeadOutputs) -> list[Tensor]:
     return [dense.logits, dense.deltas, *dense.features, *([] if dense.stem is None else [dense.stem])]
 
 

@@ -12,7 +12,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from incdet.ops import assign as module
-from incdet.ops.assign import BACKGROUND, BETWEEN, Assignment, assign
+from incdet.ops.assign import BACKGROUND, IGNORED, Assignment, assign
 
 Target = dict[str, Any]
 
@@ -91,7 +91,7 @@ def test_an_overlap_equal_to_a_threshold_counts(way: str) -> None:
     each = target([[0, 0, 10, 8]])
     anchors = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 16], [0, 0, 16, 10], [0, 0, 10, 20], [0, 0, 20, 10]])
     found = assign([each], anchors).matched
-    assert found.tolist() == [[0, 0, 0, BETWEEN, BETWEEN]]
+    assert found.tolist() == [[0, 0, 0, IGNORED, IGNORED]]
     assert torch.equal(found, expected([each], anchors))
 
 
@@ -185,7 +185,7 @@ def ignored_by_hand(each: Target, anchors: Tensor, low: float = 0.4) -> Tensor:
             height = max(0.0, min(anchor[3], box[3]) - max(anchor[1], box[1]))
             union = area + (box[2] - box[0]) * (box[3] - box[1]) - width * height
             if row[index] < 0 and (width * height / union >= low or width * height / area >= 0.5):
-                row[index] = BETWEEN
+                row[index] = IGNORED
     return row
 
 
@@ -206,7 +206,7 @@ def test_an_ignored_crowd_silences_small_anchors_inside_it() -> None:
     # IoU of an 8 px anchor with the crowd is far below 0.4; its own area lies on it entirely.
     each = target([[0, 0, 96, 96]], ignore=torch.tensor([True]))
     found = assign([each], grid(sizes=(8.0,)))
-    assert (found.matched == BETWEEN).all()
+    assert (found.matched == IGNORED).all()
     assert (assign([target([])], grid(sizes=(8.0,))).matched == BACKGROUND).all()
 
 

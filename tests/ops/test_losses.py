@@ -13,9 +13,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
 from incdet.ops import losses as module
-from incdet.ops.assign import BETWEEN, Assignment, assign
+from incdet.ops.assign import IGNORED, Assignment, assign
 from incdet.ops.boxes import encode_boxes
-from incdet.ops.losses import Charge, box_loss, focal_loss, focal_losses
+from incdet.ops.losses import ClassTargets, box_loss, focal_loss, focal_losses
 
 COLUMNS = 6
 
@@ -117,7 +117,7 @@ def written_out(
     images, anchors, columns = logits.shape
     wanted = torch.zeros(logits.shape, dtype=torch.bool)
     wanted[assignment.image, assignment.anchor, assignment.column] = True
-    counted = (assignment.matched != BETWEEN)[..., None].expand(images, anchors, columns).clone()
+    counted = (assignment.matched != IGNORED)[..., None].expand(images, anchors, columns).clone()
     if coverage is not None:
         counted &= coverage[:, None, :]
     if void is not None:
@@ -177,7 +177,7 @@ def test_uncovered_channels_and_void_entries_get_no_gradient_at_all() -> None:
     assert gradient is not None
     assert (gradient[~coverage[:, None, :].expand_as(gradient)] == 0).all()
     assert (gradient[void] == 0).all()
-    assert (gradient[batch.assignment.matched == BETWEEN] == 0).all()
+    assert (gradient[batch.assignment.matched == IGNORED] == 0).all()
     assert (gradient != 0).sum() > 1000
 
 
@@ -349,19 +349,19 @@ def test_an_unknown_kind_is_refused() -> None:
 # --- several charges in one pass
 
 
-def two_charges(seed: int) -> tuple[Batch, list[Charge]]:
+def two_charges(seed: int) -> tuple[Batch, list[ClassTargets]]:
     """Two assignments that share anchors and even entries, with coverages that share no channel."""
     batch, other = Batch(seed), Batch(seed + 1, (5, 3, 0))
     generator = torch.Generator().manual_seed(seed)
     first = torch.rand(3, COLUMNS, generator=generator) < 0.4
     second = ~first & (torch.rand(3, COLUMNS, generator=generator) < 0.7)  # some channels are nobody's
     matched = other.assignment.matched.clone()
-    matched[torch.rand(matched.shape, generator=generator) < 0.1] = BETWEEN
+    matched[torch.rand(matched.shape, generator=generator) < 0.1] = IGNORED
     void = tuple(torch.randint(0, size, (200,), generator=generator) for size in (3, 300, COLUMNS))
     second_assignment = other.assignment._replace(matched=torch.where(other.assignment.matched >= 0, 0, matched))
     return batch, [
-        Charge(batch.assignment, first),
-        Charge(second_assignment, second, void, torch.tensor([3.0, 3.0, 3.0])),  # type: ignore[arg-type]
+        ClassTargets(batch.assignment, first),
+        ClassTargets(second_assignment, second, void, torch.tensor([3.0, 3.0, 3.0])),  # type: ignore[arg-type]
     ]
 
 

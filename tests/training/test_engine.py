@@ -17,10 +17,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 from incdet.config import Engine as Settings
 from incdet.config import Schedule
 from incdet.errors import TrainingError
-from incdet.network.retinanet import Dense, IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.training.engine import Batch, Engine, learning_rate
-from incdet.training.log import Journal
-from incdet.training.train_step import Guard, make_optimizer
+from incdet.training.log import RunLog
+from incdet.training.train_step import NonFiniteCheck, make_optimizer
 
 BOX = [6.0, 6.0, 28.0, 30.0]
 
@@ -52,7 +52,7 @@ class Plain:
     ) -> None:
         self.model, self.before, self.calls = model, before, 0
 
-    def __call__(self, dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+    def __call__(self, dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
         self.calls += 1
         losses = self.model.compute_losses(dense, prepared.targets or [])
         if self.before is not None:
@@ -65,13 +65,13 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     journals = []
 
     def make(progress: Any = None, **settings: Any) -> Engine:
-        journals.append(Journal(tmp_path / "run"))
+        journals.append(RunLog(tmp_path / "run"))
         values = {"workers": 0, "device": "cpu", "log_every": 1, **settings}
         return Engine(Settings(**values), journals[-1], progress)
 
     yield make
-    for journal in journals:
-        journal.close()
+    for log in journals:
+        log.close()
 
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
@@ -152,13 +152,13 @@ def test_training_lowers_the_loss_and_moves_only_what_trains(make_engine: Callab
     model.freeze_norm()
     before, seen = state_of(model), []
     fixed = next(stream()(0))
-    lesson = Plain(model, lambda _, losses: seen.append(sum(float(loss.detach()) for loss in losses.values())))
+    criterion = Plain(model, lambda _, losses: seen.append(sum(float(loss.detach()) for loss in losses.values())))
 
     def same(drawn: int) -> Iterator[Batch]:
         while True:
             yield fixed
 
-    make_engine().fit(model, lesson, same, schedule(optimizer="adamw", lr=0.0005), 12, phase="x")
+    make_engine().fit(model, criterion, same, schedule(optimizer="adamw", lr=0.0005), 12, phase="x")
     assert model.training and len(seen) == 12 and seen[-1] < 0.9 * seen[0]
     after, training = state_of(model), set(model.trainable_names())
     assert {name for name in before if not torch.equal(before[name], after[name])} == training
@@ -170,9 +170,9 @@ def test_accumulated_batches_equal_one_big_batch(make_engine: Callable[..., Engi
         model = network()
         model.freeze_norm()  # the statistics of a batch depend on its size
         engine = make_engine(accumulation=accumulation)
-        lesson = Plain(model)
-        engine.fit(model, lesson, stream(size), schedule(batch_size=4), 3, phase="x")
-        assert lesson.calls == 3 * accumulation
+        criterion = Plain(model)
+        engine.fit(model, criterion, stream(size), schedule(batch_size=4), 3, phase="x")
+        assert criterion.calls == 3 * accumulation
         states.append(state_of(model))
     for other in states[1:]:
         for name, value in states[0].items():
@@ -199,8 +199,10 @@ def test_the_log_has_a_line_every_few_steps_and_one_at_the_end(
     told: list[tuple[str, int, int]] = []
     engine = make_engine(progress=lambda phase, done, total, loss: told.append((phase, done, total)), log_every=2)
     model, seen = network(), []
-    lesson = Plain(model, lambda _, losses: seen.append({name: float(loss.detach()) for name, loss in losses.items()}))
-    engine.fit(model, lesson, stream(), schedule(schedule="cosine"), 5, phase="step 1 train")
+    criterion = Plain(
+        model, lambda _, losses: seen.append({name: float(loss.detach()) for name, loss in losses.items()})
+    )
+    engine.fit(model, criterion, stream(), schedule(schedule="cosine"), 5, phase="step 1 train")
     found = lines(tmp_path)
     assert [line["iteration"] for line in found] == [2, 4, 5]
     assert all(line["event"] == "train" and line["phase"] == "step 1 train" for line in found)
@@ -227,12 +229,12 @@ def test_the_log_has_a_line_every_few_steps_and_one_at_the_end(
 def test_bfloat16_on_the_cpu_keeps_losses_boxes_and_weights_in_float32(make_engine: Callable[..., Engine]) -> None:
     model, dtypes = network(), []
 
-    def lesson(dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+    def criterion(dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
         losses = model.compute_losses(dense, prepared.targets or [])
         dtypes.append([value.dtype for value in (dense.logits, dense.deltas, dense.anchors, *losses.values())])
         return losses
 
-    make_engine(precision="bf16").fit(model, lesson, stream(), schedule(), 2, phase="x")
+    make_engine(precision="bf16").fit(model, criterion, stream(), schedule(), 2, phase="x")
     low, full = torch.bfloat16, torch.float32
     assert dtypes == [[low, low, full, full, full]] * 2
     assert all(parameter.dtype == full and torch.isfinite(parameter).all() for parameter in model.parameters())
@@ -271,15 +273,15 @@ def test_a_loss_that_is_not_finite_stops_training_and_saves_the_batch(
 
 def test_the_guard_works_without_a_place_to_save(make_engine: Callable[..., Engine]) -> None:
     model = network()
-    lesson = Plain(model, lambda _, losses: losses.update(classification=losses["classification"] / 0))
+    criterion = Plain(model, lambda _, losses: losses.update(classification=losses["classification"] / 0))
     with pytest.raises(TrainingError, match="nothing was saved"):
-        make_engine().fit(model, lesson, stream(), schedule(), 1, phase="x")
+        make_engine().fit(model, criterion, stream(), schedule(), 1, phase="x")
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard as it works on a GPU: a step is read when the next one has been launched."""
-    monkeypatch.setattr("incdet.training.engine.Guard", lambda state, lag: Guard(state, lag=1))
+    monkeypatch.setattr("incdet.training.engine.NonFiniteCheck", lambda state, lag: NonFiniteCheck(state, lag=1))
 
 
 def test_a_late_guard_names_the_step_and_its_micro_batch_and_no_weight_has_moved_by_it(
@@ -307,10 +309,10 @@ def test_a_late_guard_stops_at_the_last_step_too_and_before_a_state_is_stored(
     make_engine: Callable[..., Engine], tmp_path: Path, late: None
 ) -> None:
     model = network()
-    lesson = Plain(model, lambda call, losses: losses.update(bbox_regression=losses["bbox_regression"] / (3 - call)))
+    criterion = Plain(model, lambda call, losses: losses.update(bbox_regression=losses["bbox_regression"] / (3 - call)))
     state = tmp_path / "train.pt"
     with pytest.raises(TrainingError, match="iteration 3"):
-        make_engine().fit(model, lesson, stream(), schedule(), 3, phase="x", state=state)
+        make_engine().fit(model, criterion, stream(), schedule(), 3, phase="x", state=state)
     assert not state.exists()
 
 
@@ -319,7 +321,9 @@ def test_a_late_guard_changes_neither_weights_nor_log(
 ) -> None:
     found = []
     for lag in (0, 1):
-        monkeypatch.setattr("incdet.training.engine.Guard", lambda state, lag, wanted=lag: Guard(state, lag=wanted))
+        monkeypatch.setattr(
+            "incdet.training.engine.NonFiniteCheck", lambda state, lag, wanted=lag: NonFiniteCheck(state, lag=wanted)
+        )
         model = network()
         make_engine(log_every=6).fit(model, Plain(model), stream(), schedule(), 6, phase="x")
         found.append((state_of(model), lines(tmp_path)[-1]["loss"]))
@@ -348,9 +352,9 @@ def interrupted_then_resumed(
     with pytest.raises(KeyboardInterrupt):
         make(progress=progress, **settings).fit(model, Plain(model), stream(), plan, 6, phase="x", state=state)
     fresh = network(seed=9)
-    lesson = Plain(fresh)
-    make(**settings).fit(fresh, lesson, stream(), plan, 6, phase="x", state=state)
-    assert 0 < lesson.calls < 6 * settings.get("accumulation", 1)
+    criterion = Plain(fresh)
+    make(**settings).fit(fresh, criterion, stream(), plan, 6, phase="x", state=state)
+    assert 0 < criterion.calls < 6 * settings.get("accumulation", 1)
     return state_of(fresh)
 
 
@@ -396,9 +400,9 @@ def test_a_finished_phase_is_not_trained_again(make_engine: Callable[..., Engine
     state = tmp_path / "train.pt"
     model, again = network(), network(seed=9)
     make_engine().fit(model, Plain(model), stream(), schedule(), 3, phase="x", state=state)
-    lesson = Plain(again)
-    make_engine().fit(again, lesson, stream(), schedule(), 3, phase="x", state=state)
-    assert lesson.calls == 0
+    criterion = Plain(again)
+    make_engine().fit(again, criterion, stream(), schedule(), 3, phase="x", state=state)
+    assert criterion.calls == 0
     assert_equal_states(state_of(again), state_of(model))
 
 
@@ -454,14 +458,14 @@ def test_the_saved_random_state_prepares_the_saved_batch_as_it_was(
     model = network(min_size=tuple(range(32, 64, 4)))
     shapes: list[list[tuple[int, int]]] = []
 
-    def lesson(dense: Dense, prepared: Prepared) -> dict[str, Tensor]:
+    def criterion(dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
         shapes.append(prepared.image_sizes)
         losses = model.compute_losses(dense, prepared.targets or [])
         return {name: loss * (math.nan if len(shapes) == 3 else 1) for name, loss in losses.items()}
 
     state = tmp_path / "train.pt"
     with pytest.raises(TrainingError):
-        make_engine().fit(model, lesson, stream(), schedule(), 6, phase="x", state=state)
+        make_engine().fit(model, criterion, stream(), schedule(), 6, phase="x", state=state)
     saved = torch.load(state.with_name("nonfinite.pt"), weights_only=True)
     torch.set_rng_state(saved["rng"])
     images, targets = next(stream()(2))

@@ -24,10 +24,10 @@ from incdet.memory.exemplars import Memory
 from incdet.methods.base import METHODS, Replay
 from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
-from incdet.training import increment, responder
+from incdet.training import increment, provider
 from incdet.training.engine import Engine
 from incdet.training.increment import (
-    MethodLesson,
+    MethodCriterion,
     TrainingSet,
     build_training_set,
     choose_exemplars,
@@ -36,7 +36,7 @@ from incdet.training.increment import (
     schedule_length,
     update_memory,
 )
-from incdet.training.log import Journal
+from incdet.training.log import RunLog
 
 
 class Scenery:
@@ -48,16 +48,16 @@ class Scenery:
         self.view: StepView = step_view(source.train, self.protocol, 2)
         self.before: IncrementalRetinaNet = checkpoint.load(finished.root / "base" / "step_1").model
         self.memory = Memory.load(finished.root / "base" / "memory" / "step_1.json")
-        self.journal = Journal(folder)
+        self.log = RunLog(folder)
         self.journal_file = folder / "log.jsonl"
-        self.engine = Engine(config.engine, self.journal)
+        self.engine = Engine(config.engine, self.log)
 
 
 @pytest.fixture
 def scenery(finished: Finished, settings: Callable[..., Config], tmp_path: Path) -> Iterator[Scenery]:
     made = Scenery(finished, settings(methods=["incdet"]), tmp_path / "scenery")
     yield made
-    made.journal.close()
+    made.log.close()
 
 
 def learn(scenery: Scenery, name: str) -> increment.StepOutcome:
@@ -184,12 +184,12 @@ def test_the_length_of_a_schedule(schedule: Schedule, images: int, steps: int) -
 def test_balanced_fine_tuning_has_a_balanced_set_and_distils_the_new_head_too(
     scenery: Scenery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    phases: list[tuple[MethodLesson, TrainingSet, str]] = []
+    phases: list[tuple[MethodCriterion, TrainingSet, str]] = []
 
     def remember(
-        engine: Engine, model: IncrementalRetinaNet, lesson: MethodLesson, training_set: TrainingSet, *rest: Any
+        engine: Engine, model: IncrementalRetinaNet, criterion: MethodCriterion, training_set: TrainingSet, *rest: Any
     ) -> None:
-        phases.append((lesson, training_set, rest[2]))
+        phases.append((criterion, training_set, rest[2]))
 
     monkeypatch.setattr(increment, "train", remember)
     learn(scenery, "incdet")
@@ -290,9 +290,9 @@ def test_phases_have_seeds_of_their_own(settings: Callable[..., Config]) -> None
 
 
 def test_a_lesson_without_teacher_has_no_thresholds_to_heed(scenery: Scenery) -> None:
-    lesson = MethodLesson(METHODS["masked"], "l1", None, Thresholds(torch.ones(2), torch.ones(2)))
+    criterion = MethodCriterion(METHODS["masked"], "l1", None, Thresholds(torch.ones(2), torch.ones(2)))
     prepared = scenery.before.prepare([torch.rand(3, 48, 48)], [target()])
-    assert lesson(scenery.before.dense(prepared), prepared).keys() == {"focal", "box"}
+    assert criterion(scenery.before.dense(prepared), prepared).keys() == {"focal", "box"}
 
 
 # --- cached responses
@@ -324,20 +324,20 @@ def long_step(
     finished: Finished, settings: Callable[..., Config], tmp_path: Path
 ) -> Iterator[Callable[..., tuple[increment.StepOutcome, Told]]]:
     """A maker of step 2 with many draws: in ``folder``, with ``cache`` MiB for responses."""
-    journals: list[Journal] = []
+    journals: list[RunLog] = []
 
     def make(
         folder: str, cache: int = 64, told: Told | None = None, name: str = "incdet", **changes: Any
     ) -> tuple[increment.StepOutcome, Told]:
         config = settings(methods=[name], train=LONG, engine={"response_cache": cache}, **changes)
         made, told = Scenery(finished, config, tmp_path / folder), told or Told()
-        journals.append(made.journal)
+        journals.append(made.log)
         made.engine.progress = told
         return learn(made, name), told
 
     yield make
-    for journal in journals:
-        journal.close()
+    for log in journals:
+        log.close()
 
 
 @pytest.mark.parametrize("name", ["incdet", "eeil", "pseudo"])
@@ -380,7 +380,7 @@ def test_an_interrupted_step_takes_up_its_cache_and_ends_with_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         long_step("part", told=Told(stop=7))
     assert {one.name for one in (tmp_path / "part").iterdir()} >= {"train.pt", "train.responses.safetensors"}
-    monkeypatch.delattr(responder, "fill")
+    monkeypatch.delattr(provider, "fill")
     resumed, told = long_step("part")
     assert "cached" in told.lines[0] and not told.parts
     assert_equal_states(state_of(resumed.model), state_of(whole.model))
@@ -431,7 +431,7 @@ def test_a_cache_of_something_else_is_never_used(
 def test_a_cache_that_does_not_fit_leaves_the_teacher_to_answer(
     long_step: Callable[..., tuple[increment.StepOutcome, Told]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responder, "MIB", 10)
+    monkeypatch.setattr(provider, "MIB", 10)
     _, told = long_step("one")
     assert re.fullmatch(
         r"teacher: online, because responses of \d+ images exceed .*response_cache=64 MiB", told.lines[0]

@@ -21,15 +21,15 @@ from incdet.app.run import prepare_data
 from incdet.config import Augment, Config, Schedule
 from incdet.data.augment import build_pipeline
 from incdet.data.dataset import DetectionDataset
-from incdet.data.gpu_images import ResidentImages, ResidentLoader
+from incdet.data.gpu_images import GpuImages, GpuLoader
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.data.shapes import CLASSES
 from incdet.network.architecture import Recipe
 from incdet.training import loaders as module
 from incdet.training.engine import Engine
-from incdet.training.loaders import geometry_of, resident_refusal, training_batches
-from incdet.training.log import Journal
+from incdet.training.loaders import geometry_of, gpu_refusal, training_batches
+from incdet.training.log import RunLog
 
 SCHEDULE = Schedule(iterations=4, batch_size=4)
 
@@ -44,13 +44,13 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[[Config], Engine]]:
     journals = []
 
     def make(config: Config) -> Engine:
-        journals.append(Journal(tmp_path / "journal"))
+        journals.append(RunLog(tmp_path / "log"))
         display = Display(Console(file=io.StringIO(), width=200))
         return Engine(config.engine, journals[-1], display)
 
     yield make
-    for journal in journals:
-        journal.close()
+    for log in journals:
+        log.close()
 
 
 @pytest.fixture
@@ -121,14 +121,14 @@ def test_images_on_the_device_make_the_same_batches(
 ) -> None:
     monkeypatch.setattr("incdet.data.dataset.collate", lambda batch: tuple(zip(*batch, strict=True)))
     plain, jittered = draw(augment={"flip": 0.5}), draw()
-    monkeypatch.setattr(module, "_resident", lambda engine, data, workers: ResidentImages(data, engine.device))
+    monkeypatch.setattr(module, "_resident", lambda engine, data, workers: GpuImages(data, engine.device))
     assert_same(plain, draw(augment={"flip": 0.5}))
     assert_same(jittered, draw(), level=1)
     assert_same(jittered[3:], draw(3, start=3), level=1)
 
 
 def test_without_a_gpu_the_loader_is_used(draw: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ResidentLoader, "__iter__", lambda self: pytest.fail("the device's cache is used"))
+    monkeypatch.setattr(GpuLoader, "__iter__", lambda self: pytest.fail("the device's cache is used"))
     assert draw()
 
 
@@ -138,7 +138,7 @@ def test_a_cache_that_is_too_small_is_told_once_and_harmless(
     expected = draw()
     monkeypatch.setattr(module, "MIB", 7 * 1024)  # one image of 48 x 48
     assert_same(expected, draw(image_cache=3))
-    lines = [json.loads(line) for line in (tmp_path / "journal" / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "log" / "log.jsonl").read_text().splitlines()]
     told = [line["text"] for line in lines if line["event"] == "message" and "image cache" in line["text"]]
     assert told == ["image cache: 3 of 10 images fit in 3 MiB; the rest is decoded again each time"]
 
@@ -167,11 +167,11 @@ def test_why_images_do_not_live_on_the_device(records: list[Record]) -> None:
     picture = replace(records[0], width=1024, height=1024)
     other = replace(picture, image=Path("b.png"))
     data = DetectionDataset([picture, other, picture], model.vocab, build_pipeline())  # 2 x 3 MiB
-    assert resident_refusal(data, 6, 12) == ""
-    assert resident_refusal(data, 5, 12) == "2 images take 6 MiB, more than engine.device_cache=5"
-    assert resident_refusal(data, 8192, 11) == "2 images take 6 MiB, more than half of the 11 MiB that are free"
+    assert gpu_refusal(data, 6, 12) == ""
+    assert gpu_refusal(data, 5, 12) == "2 images take 6 MiB, more than engine.device_cache=5"
+    assert gpu_refusal(data, 8192, 11) == "2 images take 6 MiB, more than half of the 11 MiB that are free"
     for pipeline in (build_pipeline(crop=True), build_pipeline(scale=(0.5, 2.0))):
-        assert "crop" in resident_refusal(DetectionDataset([picture], model.vocab, pipeline), 8192, 8192)
+        assert "crop" in gpu_refusal(DetectionDataset([picture], model.vocab, pipeline), 8192, 8192)
 
 
 def test_a_gpu_is_asked_for_room_and_told_of(
@@ -189,13 +189,13 @@ def test_a_gpu_is_asked_for_room_and_told_of(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(module, "ResidentImages", lambda data, device, **_: ResidentImages(data, torch.device("cpu")))
+    monkeypatch.setattr(module, "GpuImages", lambda data, device, **_: GpuImages(data, torch.device("cpu")))
     config, model = settings(), network(tuple(CLASSES))
     engine = make_engine(config)
     engine.__class__ = Pretending
-    assert isinstance(training_batches(engine, model, records, None, config, SCHEDULE, 7)(0), ResidentLoader)
+    assert isinstance(training_batches(engine, model, records, None, config, SCHEDULE, 7)(0), GpuLoader)
     free = 0
-    assert not isinstance(training_batches(engine, model, records, None, config, SCHEDULE, 7)(0), ResidentLoader)
-    told = (tmp_path / "journal" / "log.jsonl").read_text()
+    assert not isinstance(training_batches(engine, model, records, None, config, SCHEDULE, 7)(0), GpuLoader)
+    told = (tmp_path / "log" / "log.jsonl").read_text()
     assert "device cache: 10 images, 0 MiB" in told
     assert "device cache: not used, 10 images take 1 MiB, more than half of the 0 MiB that are free" in told

@@ -10,7 +10,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
 from benchmarks.harness import Equality, Options, Row, measure
-from benchmarks.scene import Scene, make_scene
+from benchmarks.scene import LossInputs, make_scene
 from incdet.ops.assign import assign
 
 BATCH = 8
@@ -28,7 +28,7 @@ def rows(options: Options) -> Iterator[Row]:
     yield _row("B=8 crowded", crowd, options)
 
 
-def _row(case: str, scene: Scene, options: Options) -> Row:
+def _row(case: str, scene: LossInputs, options: Options) -> Row:
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
 
     def ours() -> Tensor:

@@ -29,14 +29,14 @@ from benchmarks.training import RATE, HostBatch, OurStep, Size, make_batch
 from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
-from incdet.distillation.cache import CachedResponder, fill
+from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.pseudo_labels import Thresholds
-from incdet.distillation.teacher import OnlineResponder, Teacher
+from incdet.distillation.teacher import OnlineProvider, Teacher
 from incdet.methods.base import METHODS
 from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
-from incdet.training.increment import MethodLesson
+from incdet.training.increment import MethodCriterion
 from incdet.vocab import Vocabulary
 
 OLD, NEW = 15, 5
@@ -44,7 +44,7 @@ SPREAD, LOUD = 4.0, 0.005
 """Standard deviation of the teacher's logits, and the share of anchors it gives a score above 0.05: as when trained."""
 
 
-class Scene(NamedTuple):
+class LossInputs(NamedTuple):
     """What both sides start from, on the host.
 
     Attributes:
@@ -69,10 +69,10 @@ def rows(options: Options) -> Iterator[Row]:
         size, channels = Size("resnet50", 8, 512, OLD + NEW), 256
     with tempfile.TemporaryDirectory() as folder:
         scene = make_scene(size, channels, Path(folder))
-        lessons = make_lessons(scene, options.device)
-        equality = _equality(scene, lessons, options.device)
+        criteria = make_criteria(scene, options.device)
+        equality = _equality(scene, criteria, options.device)
         online, cached, plain = (
-            OurStep(copy.deepcopy(scene.student), scene.batch, options.device, lesson) for lesson in lessons
+            OurStep(copy.deepcopy(scene.student), scene.batch, options.device, criterion) for criterion in criteria
         )
         theirs = naive_step(scene, options.device)
         rounds = options.rounds if options.device == "cuda" or options.quick else 7
@@ -81,7 +81,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield measure("distill", "cached vs plain", cached, plain, equality, options, rounds)
 
 
-def make_scene(size: Size, channels: int, folder: Path) -> Scene:
+def make_scene(size: Size, channels: int, folder: Path) -> LossInputs:
     """Random pictures in ``folder`` with objects of the new classes, and a teacher that finds something in them."""
     torch.manual_seed(0)
     recipe = Recipe(
@@ -99,7 +99,7 @@ def make_scene(size: Size, channels: int, folder: Path) -> Scene:
     batch = HostBatch(*collate([dataset[(0, index)] for index in range(len(dataset))]))
     _sharpen(before, batch)
     student.class_head.predictors[0].load_state_dict(before.class_head.predictors[0].state_dict())
-    return Scene(dataset, batch, before, student)
+    return LossInputs(dataset, batch, before, student)
 
 
 def _record(folder: Path, number: int, image: Tensor, target: dict[str, Tensor], names: Sequence[str]) -> Record:
@@ -123,26 +123,26 @@ def _sharpen(model: IncrementalRetinaNet, batch: HostBatch) -> None:
     predictor.bias.add_(math.log(0.05 / 0.95) - loudest)
 
 
-def make_lessons(scene: Scene, device: str) -> tuple[MethodLesson, MethodLesson, MethodLesson]:
+def make_criteria(scene: LossInputs, device: str) -> tuple[MethodCriterion, MethodCriterion, MethodCriterion]:
     """Lessons with the teacher online, with its responses cached, and without a teacher."""
     method, kind = METHODS["incdet"], scene.before.recipe.box_loss
     teacher = Teacher(scene.before).to(device)
     thresholds = Thresholds(torch.full((OLD,), 0.3), torch.full((OLD,), 0.15)).to(device)
-    lesson = MethodLesson(method, kind, teacher, thresholds)
+    criterion = MethodCriterion(method, kind, teacher, thresholds)
     step = OurStep(copy.deepcopy(scene.student), scene.batch, device)
-    asked = lesson.asked(teacher)
+    asked = criterion.asked(teacher)
     with step.accelerator.autocast():
         archive = fill(asked, step.model, scene.dataset, (False,), budget=1 << 34)
     assert archive is not None
-    cached = CachedResponder(archive, [term.name for term in method.terms], scene.before.recipe.anchors_per_cell)
+    cached = CachedProvider(archive, [term.name for term in method.terms], scene.before.recipe.anchors_per_cell)
     return (
-        replace(lesson, responder=OnlineResponder(teacher, lesson.question, lesson.decide, scene.student)),
-        replace(lesson, responder=cached),
-        MethodLesson(METHODS["finetune"], kind),
+        replace(criterion, provider=OnlineProvider(teacher, criterion.question, criterion.decide, scene.student)),
+        replace(criterion, provider=cached),
+        MethodCriterion(METHODS["finetune"], kind),
     )
 
 
-def naive_step(scene: Scene, device: str) -> Callable[[], float]:
+def naive_step(scene: LossInputs, device: str) -> Callable[[], float]:
     """A call is one iteration with two torchvision RetinaNets; returns the loss."""
     student: Any
     teacher: Any
@@ -179,13 +179,13 @@ def naive_step(scene: Scene, device: str) -> Callable[[], float]:
     return step
 
 
-def _equality(scene: Scene, lessons: Sequence[MethodLesson], device: str) -> Equality:
+def _equality(scene: LossInputs, criteria: Sequence[MethodCriterion], device: str) -> Equality:
     """All losses of one forward, online and cached: within 1e-5 of their size or of 1; 2e-2 in a GPU's bfloat16."""
     step = OurStep(copy.deepcopy(scene.student), scene.batch, device)
     prepared = step.prepare()
     with torch.no_grad(), step.accelerator.autocast():
         dense = step.model(prepared)
-        online, cached = (lesson(dense, prepared) for lesson in lessons[:2])
+        online, cached = (criterion(dense, prepared) for criterion in criteria[:2])
     gap = max(float((value - cached[name]).abs() / value.abs().clamp(min=1)) for name, value in online.items())
     holds = online.keys() == cached.keys() and gap <= (1e-5 if device == "cpu" else 2e-2)
     return Equality(holds, f"{len(online)} losses of online and cached within {gap:.1e}")

@@ -28,7 +28,7 @@ from benchmarks.harness import Equality, Options, Row, measure
 from incdet.data.augment import build_pipeline
 from incdet.data.cache import MIB, ImageCache
 from incdet.data.dataset import DetectionDataset, collate
-from incdet.data.gpu_images import ResidentImages, resident_batch
+from incdet.data.gpu_images import GpuImages, gpu_batch
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.vocab import Vocabulary
@@ -88,7 +88,7 @@ def _row(
 ) -> Row:
     """A call is a batch; every call draws anew, and the next ``BATCH`` pictures."""
     data = _our_data(records, build_pipeline(photometric=jitter), cache)
-    images = ResidentImages(data, torch.device(options.device)) if resident else None
+    images = GpuImages(data, torch.device(options.device)) if resident else None
     theirs = _their_pipeline(jitter=jitter)
     drawn = {"ours": 0, "theirs": 0}
 
@@ -99,7 +99,7 @@ def _row(
 
     def ours_batch() -> object:
         if images is not None:
-            return resident_batch(data, images, keys("ours"))
+            return gpu_batch(data, images, keys("ours"))
         return collate(data.__getitems__(keys("ours")))
 
     def theirs_batch() -> object:

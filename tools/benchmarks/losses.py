@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
 from benchmarks.harness import Equality, Options, Row, measure
-from benchmarks.scene import Scene, make_scene
+from benchmarks.scene import LossInputs, make_scene
 from incdet.ops.assign import assign
 from incdet.ops.losses import box_loss, focal_loss
 
@@ -25,7 +25,7 @@ def rows(options: Options) -> Iterator[Row]:
         yield _row(f"K={classes}", scene, options)
 
 
-def _row(case: str, scene: Scene, options: Options) -> Row:
+def _row(case: str, scene: LossInputs, options: Options) -> Row:
     logits, deltas = scene.logits.requires_grad_(), scene.deltas.requires_grad_()
     head = RetinaNetHead(8, 9, logits.shape[-1])
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)

@@ -11,7 +11,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.retinanet import RetinaNet
 
 from benchmarks.harness import Equality, Options, Row, measure
-from benchmarks.scene import Scene, make_scene
+from benchmarks.scene import LossInputs, make_scene
 from incdet.ops.postprocess import select_detections
 
 # Mean logits: of a trained detector few scores pass the threshold of 0.05 (logit -2.94), of a young one very many.
@@ -27,7 +27,7 @@ def rows(options: Options) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def _row(case: str, scene: Scene, pixels: int, options: Options) -> Row:
+def _row(case: str, scene: LossInputs, pixels: int, options: Options) -> Row:
     reference = RetinaNet(_resnet_fpn_extractor(resnet18(weights=None), 0), scene.logits.shape[-1])
     sizes = [(pixels, pixels)] * len(scene.targets)
     outputs = {

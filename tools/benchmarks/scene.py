@@ -15,7 +15,7 @@ from torchvision.models.detection.retinanet import _default_anchorgen
 STRIDES = (8, 16, 32, 64, 128)
 
 
-class Scene(NamedTuple):
+class LossInputs(NamedTuple):
     """Tensors as a detector leaves them before its losses.
 
     Attributes:
@@ -33,7 +33,7 @@ class Scene(NamedTuple):
     deltas: Tensor
 
 
-def make_scene(classes: int, *, device: str, images: int = 8, pixels: int = 512, seed: int = 0) -> Scene:
+def make_scene(classes: int, *, device: str, images: int = 8, pixels: int = 512, seed: int = 0) -> LossInputs:
     """The same scene for the same arguments on every machine; ``pixels`` is the side of the square images."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [-(-pixels // stride) for stride in STRIDES]
@@ -52,4 +52,4 @@ def make_scene(classes: int, *, device: str, images: int = 8, pixels: int = 512,
     deltas = torch.randn(images, len(anchors), 4, generator=generator) * 0.1
     per_cell = len(anchors) // sum(size * size for size in sizes)
     level_sizes = [per_cell * size * size for size in sizes]
-    return Scene(targets, anchors.to(device), level_sizes, logits.to(device), deltas.to(device))
+    return LossInputs(targets, anchors.to(device), level_sizes, logits.to(device), deltas.to(device))

@@ -2,7 +2,7 @@
 
 Theirs is the iteration of torchvision's reference script (``references/detection/engine.py``): images and targets
 moved one by one, ``RetinaNet(images, targets)``, the loss read by ``item()``, ``zero_grad``, backward, plain SGD.
-Ours is ``incdet.training.train_step.Iteration`` with ``model.prepare`` before it, as the engine runs it.
+Ours is ``incdet.training.train_step.TrainStep`` with ``model.prepare`` before it, as the engine runs it.
 
 Letters: B images, K classes, M boxes.
 """
@@ -30,11 +30,11 @@ from incdet.app.run import PLAIN
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.network.cuda_graph import graph_of
-from incdet.network.retinanet import IncrementalRetinaNet, Prepared
+from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import from_torchvision
 from incdet.training.engine import chosen_precision
-from incdet.training.increment import MethodLesson
-from incdet.training.train_step import Iteration, Lesson
+from incdet.training.increment import MethodCriterion
+from incdet.training.train_step import Criterion, TrainStep
 
 RATE = 1e-4
 
@@ -116,7 +116,7 @@ class OurStep:
         model: IncrementalRetinaNet,
         batch: HostBatch,
         device: str,
-        lesson: Lesson | None = None,
+        criterion: Criterion | None = None,
         *,
         static: bool = False,
     ) -> None:
@@ -131,19 +131,19 @@ class OurStep:
         height, width = batch.images[0].shape[-2:]
         self.canvas = (int(height), int(width)) if static else None
         schedule = Schedule(optimizer="sgd", lr=RATE, momentum=0.9, weight_decay=1e-4, clip=None)
-        lesson = lesson or MethodLesson(PLAIN, self.model.recipe.box_loss)
+        criterion = criterion or MethodCriterion(PLAIN, self.model.recipe.box_loss)
         graph = graph_of(self.model, precision, print) if static else None
-        self.iteration = Iteration(self.accelerator, self.model, lesson, schedule, network=graph)
+        self.iteration = TrainStep(self.accelerator, self.model, criterion, schedule, network=graph)
 
     def __call__(self) -> Tensor:
         """The loss before the update, a scalar on the device."""
         return self.learn(self.prepare())
 
-    def prepare(self) -> Prepared:
+    def prepare(self) -> ImageBatch:
         """The batch as the network takes it."""
         return self.model.prepare(*self.batch, canvas=self.canvas)
 
-    def learn(self, prepared: Prepared) -> Tensor:
+    def learn(self, prepared: ImageBatch) -> Tensor:
         """The optimiser step alone; returns the loss before it."""
         return self.iteration([prepared], RATE).values[0, 0]
 

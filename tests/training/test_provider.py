@@ -7,12 +7,12 @@ import pytest
 from helpers import network
 
 from incdet.config import Config, parse_config
-from incdet.distillation.teacher import Question
+from incdet.distillation.teacher import Request
 from incdet.distillation.terms import Selection
 from incdet.methods.base import METHODS
-from incdet.training.responder import obstacle
+from incdet.training.provider import obstacle
 
-ASKED = Question((Selection("score", 0.6), Selection("topk", 9)), 0.25)
+ASKED = Request((Selection("score", 0.6), Selection("topk", 9)), 0.25)
 
 
 def settings(**sections: Any) -> Config:
@@ -42,5 +42,5 @@ def test_sizes_that_are_drawn_and_ears_for_everything_need_the_teacher_itself() 
     assert "several values" in str(obstacle(ASKED, several, config, 999, 100))
     assert obstacle(ASKED, replace(several, fixed_size=(48, 48)), config, 999, 100) is None
     assert obstacle(ASKED, replace(several, skip_resize=True), config, 999, 100) is None
-    everything = Question(METHODS["lwf"].selections)
+    everything = Request(METHODS["lwf"].selections)
     assert "every anchor" in str(obstacle(everything, recipe, config, 999, 100))

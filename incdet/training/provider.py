@@ -10,9 +10,9 @@ from typing import NamedTuple
 from incdet.config import Config
 from incdet.data.cache import MIB
 from incdet.data.records import Record
-from incdet.distillation.cache import Asked, CachedResponder, fill
+from incdet.distillation.cache import CachedProvider, Consultation, fill
 from incdet.distillation.cache_file import Archive, Key, load, save
-from incdet.distillation.teacher import OnlineResponder, Question, Responder
+from incdet.distillation.teacher import OnlineProvider, Provider, Request
 from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.engine import Engine
@@ -42,7 +42,7 @@ class Phase(NamedTuple):
     canvas: tuple[int, int] | None = None
 
 
-def choose_responder(engine: Engine, lesson: Asked, phase: Phase, config: Config) -> Responder:
+def choose_provider(engine: Engine, criterion: Consultation, phase: Phase, config: Config) -> Provider:
     """A cache of the teacher's responses where that is exact, pays and fits; else the teacher itself. Says which.
 
     After the cache is filled, or taken up from its file, the teacher leaves the device.
@@ -50,19 +50,19 @@ def choose_responder(engine: Engine, lesson: Asked, phase: Phase, config: Config
     flips = [flipped for flipped, drawn in ((False, config.augment.flip < 1), (True, config.augment.flip > 0)) if drawn]
     recipe, images = phase.student.recipe, f"responses of {len(phase.records):,} images"
     archive = None
-    reason = obstacle(lesson.question, recipe, config, phase.draws, len(phase.records) * len(flips))
+    reason = obstacle(criterion.question, recipe, config, phase.draws, len(phase.records) * len(flips))
     if reason is None:
-        archive = _archive(engine, lesson, phase, config, flips)
+        archive = _archive(engine, criterion, phase, config, flips)
         reason = f"{images} exceed engine.response_cache={config.engine.response_cache} MiB"
     if archive is None:
         engine.say(f"teacher: online, because {reason}")
-        return OnlineResponder(lesson.teacher, lesson.question, lesson.decide, phase.student)
+        return OnlineProvider(criterion.teacher, criterion.question, criterion.decide, phase.student)
     engine.say(f"teacher: {images} cached, {archive.nbytes / MIB:.1f} MiB")
-    lesson.teacher.to("cpu")
-    return CachedResponder(archive, lesson.terms, recipe.anchors_per_cell)
+    criterion.teacher.to("cpu")
+    return CachedProvider(archive, criterion.terms, recipe.anchors_per_cell)
 
 
-def obstacle(question: Question, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
+def obstacle(question: Request, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
     """Why the responses to ``entries`` pictures are not to be cached for ``draws`` draws; None if they are."""
     augment = config.augment
     if config.engine.response_cache == 0:
@@ -78,15 +78,17 @@ def obstacle(question: Question, recipe: Recipe, config: Config, draws: int, ent
     return None
 
 
-def _archive(engine: Engine, lesson: Asked, phase: Phase, config: Config, flips: Sequence[bool]) -> Archive | None:
+def _archive(
+    engine: Engine, criterion: Consultation, phase: Phase, config: Config, flips: Sequence[bool]
+) -> Archive | None:
     """The archive from its file or filled anew; None where it exceeds the budget."""
-    models = [model for model in (lesson.teacher.model, lesson.teacher.snapshot) if model is not None]
+    models = [model for model in (criterion.teacher.model, criterion.teacher.snapshot) if model is not None]
     geometry = {
         "recipe": [model.recipe.to_json() for model in models],
         "flips": [*flips],
         "precision": engine.precision,
-        "rule": lesson.rule,
-        "question": repr(lesson.question),
+        "rule": criterion.rule,
+        "question": repr(criterion.question),
         "classes": phase.student.vocab.names,
         "canvas": phase.canvas,
     }
@@ -99,7 +101,7 @@ def _archive(engine: Engine, lesson: Asked, phase: Phase, config: Config, flips:
         engine.say(f"teacher: {phase.file} is not used, because {fault}")
     with engine.accelerator.autocast():
         archive = fill(
-            lesson,
+            criterion,
             phase.student.train(),
             plain_images(engine, phase.student, phase.records, config),
             flips,
