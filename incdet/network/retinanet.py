@@ -32,7 +32,7 @@ from incdet.network.heads import ClassHead, build_box_head, build_tower, norm_la
 from incdet.network.targets import Target, check_targets, resized_targets, scale_boxes
 from incdet.network.transform import Shape, batch_images, shapes_after_resizing
 from incdet.network.weights import load_weights, read_weights
-from incdet.ops.assign import assign
+from incdet.ops.assign import Assignment, assign
 from incdet.ops.losses import box_loss, focal_loss
 from incdet.ops.postprocess import select_detections
 from incdet.vocab import Vocabulary
@@ -264,9 +264,22 @@ class IncrementalRetinaNet(nn.Module):
             return self.compute_losses(dense, prepared.targets or [])
         return self.detections(dense, prepared)
 
+    def match(
+        self, anchors: Tensor | HeadOutputs, targets: Sequence[Mapping[str, Any]], *, static: bool = False
+    ) -> Assignment:
+        """Which box every anchor answers for, by this detector's own thresholds: whoever trains it asks here.
+
+        Args:
+            anchors: (A, 4) float32 xyxy in pixels of the padded batch, or the outputs that hold them.
+            targets: One mapping per image in the same pixels, as ``incdet.ops.assign.assign`` takes them.
+            static: No output shape depends on the data, and the host waits for no device.
+        """
+        anchors = anchors.anchors if isinstance(anchors, HeadOutputs) else anchors
+        return assign(targets, anchors, high=self.recipe.fg_iou, low=self.recipe.bg_iou, static=static)
+
     def compute_losses(self, dense: HeadOutputs, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The losses of torchvision, float32 scalars; a target with ``coverage`` speaks for those columns only."""
-        assignment = assign(targets, dense.anchors, high=self.recipe.fg_iou, low=self.recipe.bg_iou)
+        assignment = self.match(dense, targets)
         coverage = coverage_mask(targets, dense.logits.shape[-1], dense.logits.device)
         return {
             "classification": focal_loss(dense.logits, assignment, coverage=coverage),

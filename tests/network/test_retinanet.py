@@ -12,6 +12,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from incdet.errors import InputError
 from incdet.network.retinanet import CACHED_SHAPES, HeadOutputs, ImageBatch, IncrementalRetinaNet, Recipe
 from incdet.network.torchvision import to_torchvision
+from incdet.ops.assign import assign
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
@@ -51,6 +52,17 @@ def descend(found: dict[str, Tensor]) -> None:
 def losses(model: nn.Module, batch: list[Tensor], truth: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = model.train()(batch, truth)
     return found
+
+
+def test_anchors_are_matched_by_the_detectors_own_thresholds() -> None:
+    model = network(fg_iou=0.7, bg_iou=0.3)
+    prepared = model.prepare(images(), targets([0, 2], [1]))
+    outputs, truth = model.dense(prepared), prepared.targets or []
+    found = model.match(outputs, truth)
+    assert torch.equal(found.matched, assign(truth, outputs.anchors, high=0.7, low=0.3).matched)
+    assert not torch.equal(found.matched, assign(truth, outputs.anchors).matched)
+    static = model.match(outputs.anchors, truth, static=True)
+    assert static.mask is not None and torch.equal(static.matched, found.matched)
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou"])
