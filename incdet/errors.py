@@ -65,3 +65,14 @@ class TrainingError(Exception):
 
     The command line prints it without a traceback and exits with code 1.
     """
+
+
+class OutputError(Exception):
+    """A file could not be written (disk full, quota, no permission); the file that was there before is as it was.
+
+    The command line prints the finding without a traceback and exits with code 1.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        self.finding = finding
+        super().__init__(str(finding))

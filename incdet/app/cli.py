@@ -1,7 +1,7 @@
 """The command line: every verb parses, calls one function and says where the result is.
 
 Heavy imports happen inside the verbs, so that ``--help`` answers at once. Exit codes: 0 done, 1 training could not go
-on, 2 the input was refused, 130 interrupted.
+on or a file could not be written, 2 the input was refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from incdet import __version__
-from incdet.errors import Finding, InputError, TrainingError
+from incdet.errors import Finding, InputError, OutputError, TrainingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +65,9 @@ def _guarded(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 2
     except TrainingError as error:
         print(f"Training cannot go on.\n{error}", file=sys.stderr)
+        return 1
+    except OutputError as error:
+        print(f"A file could not be written; what was there before is as it was.\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted. The same command with --resume goes on from the last checkpoint.", file=sys.stderr)

@@ -19,8 +19,9 @@ from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.detections import detect
 from incdet.evaluation.metrics import group_mean
-from incdet.evaluation.results import SCHEMA, Results, write_json
+from incdet.evaluation.results import SCHEMA, Results
 from incdet.evaluation.scoring import score
+from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.base import get_method
 from incdet.network import checkpoint

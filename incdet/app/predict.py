@@ -12,7 +12,8 @@ from incdet.data.dataset import image_size
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import detect
-from incdet.evaluation.results import SCHEMA, write_json
+from incdet.evaluation.results import SCHEMA
+from incdet.files import write_json
 from incdet.network import checkpoint
 from incdet.report import plots as viz
 from incdet.training.engine import device_named

@@ -29,8 +29,9 @@ from incdet.data.records import Record
 from incdet.data.sources import Source, open_source
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import Detections, detect
-from incdet.evaluation.results import Results, compare, table, write_json
+from incdet.evaluation.results import Results, compare, table
 from incdet.evaluation.scoring import changes, score
+from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.base import Method, get_method
 from incdet.network import checkpoint

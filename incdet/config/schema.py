@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, mode
 
 from incdet.config.yamlfile import write_yaml
 from incdet.errors import suggest
+from incdet.files import write_text
 
 Flag = Annotated[bool, Strict(False)]  # YAML 1.2 reads `no` as a word; on a switch its meaning is plain
 _SectionT = TypeVar("_SectionT", bound="_Section")
@@ -297,5 +298,4 @@ class Config(_Section):
 
     def dump(self, path: Path) -> None:
         """Write the file that reproduces the run: ``incdet train --config FILE``."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# Every setting of this run, defaults included.\n{self.to_yaml()}", encoding="utf-8")
+        write_text(path, f"# Every setting of this run, defaults included.\n{self.to_yaml()}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from incdet.data.records import Record
+from incdet.files import replacing
 
 FORMAT = "incdet responses 1"
 
@@ -115,13 +115,8 @@ class Key(NamedTuple):
 def save(path: Path, archive: Archive, key: Key) -> None:
     """Writes the file whole or not at all; its folder is made where it is missing."""
     tensors = {name: values.contiguous() for name, values in archive._asdict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, temporary, {"format": FORMAT, "content": _digest(tensors), **key._asdict()})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        save_file(tensors, draft, {"format": FORMAT, "content": _digest(tensors), **key._asdict()})
 
 
 def load(path: Path, key: Key) -> tuple[Archive | None, str]:

@@ -7,7 +7,6 @@ threshold, intervals of change) lies in scores.json beside it; both are written 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.table import Table
 from incdet.errors import Finding, InputError
 from incdet.evaluation import metrics
 from incdet.evaluation.metrics import ClassScore, Interval, Number
+from incdet.files import write_json
 
 SCHEMA = 1
 JOINT = "joint"
@@ -364,17 +364,6 @@ def _same_protocol(first: Results, second: Results) -> None:
     if first.protocol["hash"] != second.protocol["hash"] or first.classes != second.classes:
         problem = f"{first.method} and {second.method} ran under different protocols"
         raise InputError(Finding("comparison", "protocol", problem, "compare runs of one protocol hash"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` whole or not at all; NaN is refused, for JSON has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
+from incdet.files import copy_file, write_json
 
 Features = Mapping[str, Mapping[int, NDArray[np.float32]]]
 """Class name -> position of a record -> L2-normalised feature (C,)."""
@@ -166,11 +166,8 @@ class Memory:
         Returns:
             The memory as saved: with ``copy_images`` its records point at the copies.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         saved = self._copied(path.parent / "images") if copy_images else self
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(saved.to_manifest(path.parent), indent=1))
-        temporary.replace(path)
+        write_json(path, saved.to_manifest(path.parent), indent=1)
         return saved
 
     @classmethod
@@ -201,8 +198,6 @@ class Memory:
         return memory
 
     def _copied(self, folder: Path) -> Memory:
-        folder.mkdir(parents=True, exist_ok=True)
-
         def copied(record: Record) -> Record:
             # Two data sets may both hold a 000001.jpg: the name carries a digest of where it came from.
             digest = hashlib.sha256(str(record.image.resolve()).encode()).hexdigest()[:8]
@@ -210,7 +205,7 @@ class Memory:
             if record.image.parent.resolve() == folder.resolve():
                 return record
             if not target.exists():
-                shutil.copyfile(record.image, target)
+                copy_file(record.image, target)
             return replace(record, image=target)
 
         return replace(

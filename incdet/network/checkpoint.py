@@ -7,9 +7,7 @@ of the tensors, so that two files that do not belong together are refused.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from incdet.errors import Finding, InputError
+from incdet.files import is_writer, replacing, sha256
 from incdet.network.architecture import EXTERNAL, Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
@@ -55,21 +54,24 @@ def save(
 ) -> Path:
     """Writes both files into ``folder``, which may exist and hold other files; returns the folder.
 
-    Each file appears whole or not at all, and an interruption between the two is noticed by ``load``.
+    Each file appears whole or not at all, and an interruption between the two is noticed by ``load``. Under
+    ``accelerate launch`` only rank 0 writes.
 
     Args:
         folder: Created with its parents.
         model: The detector, on any device.
         history: JSON-able entries, one per step.
         metrics: JSON-able.
+
+    Raises:
+        OutputError: The disk refuses; a checkpoint of before stands as it was.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    new_tensors = folder / f".{TENSORS}.{os.getpid()}"
-    new_description = folder / f".{DESCRIPTION}.{os.getpid()}"
-    try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, new_tensors)
-        description = {
+    if not is_writer():
+        return folder
+    with replacing(folder / TENSORS) as tensors, replacing(folder / DESCRIPTION) as description:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, tensors)
+        content = {
             "format": FORMAT,
             "version": VERSION,
             "recipe": model.recipe.to_json(),
@@ -78,17 +80,9 @@ def save(
             "trainable": model.trainable_names(),
             "history": [dict(entry) for entry in history],
             "metrics": dict(metrics or {}),
-            "sha256": _hash(new_tensors),
+            "sha256": sha256(tensors),
         }
-        new_description.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        for path in (new_tensors, new_description):
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
-        os.replace(new_tensors, folder / TENSORS)
-        os.replace(new_description, folder / DESCRIPTION)
-    finally:
-        new_tensors.unlink(missing_ok=True)
-        new_description.unlink(missing_ok=True)
+        description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
 
 
@@ -191,13 +185,13 @@ def _read_words(folder: Path, description: Mapping[str, Any]) -> tuple[Recipe, V
         raise _error(file, item, f"cannot be read ({fault!r})", "it was edited: copy or train it again") from fault
 
 
-def _read_tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:
     file = folder / TENSORS
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError) as fault:
         raise _error(file, "tensors", f"cannot be read ({fault})", "it is cut off: copy or train it again") from fault
-    if _hash(file) != sha256:
+    if sha256(file) != digest:
         raise _error(
             file,
             "tensors",
@@ -255,14 +249,6 @@ def _check_tensors(folder: Path, model: nn.Module, tensors: Mapping[str, Tensor]
 
 def _steps(vocab: Vocabulary) -> str:
     return " + ".join(", ".join(step) for step in vocab.steps)
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _error(file: Path, item: str, problem: str, fix: str) -> InputError:

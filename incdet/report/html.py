@@ -14,6 +14,7 @@ from typing import Any
 from incdet.errors import Finding, InputError
 from incdet.evaluation.metrics import Number
 from incdet.evaluation.results import JOINT, Results, compare, decimal, percent, read_json
+from incdet.files import write_text
 from incdet.report import plots as viz
 from incdet.report.samples import load_samples
 
@@ -132,9 +133,7 @@ def write_report(folder: Path | str) -> Path:
         dark.unlink()
     page = _page(files, results, comparison, figures, _draw_samples(files, plots))
     target = files.root / "report.html"
-    draft = files.root / ".report.html.tmp"
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(target)
+    write_text(target, page)
     return target
 
 

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from incdet.evaluation.results import JOINT, Results
+from incdet.files import replacing
 
 
 @dataclass(frozen=True)
@@ -415,5 +416,5 @@ def _legend(figure: Figure, chosen: Mapping[str, tuple[str, str, str]], theme: T
 
 
 def _save(figure: Figure, path: Path, theme: Theme) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor=theme.paper)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=130, facecolor=theme.paper)

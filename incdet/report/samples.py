@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from incdet.errors import Finding, InputError
-from incdet.evaluation.results import SCHEMA, read_json, write_json
+from incdet.evaluation.results import SCHEMA, read_json
+from incdet.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from incdet.data.records import Record
@@ -125,10 +126,8 @@ def _shrink(source: Path, target: Path, width: int, height: int) -> None:
     pixels = cv2.imread(str(source), cv2.IMREAD_COLOR)
     if pixels is None:
         raise InputError(Finding(str(source), "image", "cannot be read", "restore the file or leave it out"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.stem}.tmp.png")
-    cv2.imwrite(str(draft), cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
-    draft.replace(target)
+    _, content = cv2.imencode(".png", cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    write_bytes(target, content.tobytes())
 
 
 def _box(box: Any, scale: float) -> list[float]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.errors import InputError
+from incdet.files import replacing
 from incdet.network.cuda_graph import graph_of
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.log import RunLog
@@ -242,11 +243,9 @@ class _Phase:
         """Writes the file whole or not at all."""
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
         values = {name: part.state_dict() for name, part in self._parts.items()}
-        torch.save({**values, "done": done, "rng": random}, temporary)
-        temporary.replace(self._path)
+        with replacing(self._path) as draft, draft.open("wb") as handle:
+            torch.save({**values, "done": done, "rng": random}, handle)
 
     def restore(self, device: torch.device) -> int:
         """Loads the file, if there is one; returns the optimiser steps it had done."""

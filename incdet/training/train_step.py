@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from incdet.config import Schedule
 from incdet.errors import TrainingError
+from incdet.files import replacing
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 
@@ -141,8 +142,8 @@ class NonFiniteCheck:
         saved = "nothing was saved"
         if self._state is not None:
             path = self._state.with_name("nonfinite.pt")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({**prepared._asdict(), "rng": reading.random, "iteration": reading.done}, path)
+            with replacing(path) as draft, draft.open("wb") as handle:
+                torch.save({**prepared._asdict(), "rng": reading.random, "iteration": reading.done}, handle)
             saved = f"batch and random state are in {path}"
         raise TrainingError(
             f"loss is not finite at iteration {reading.done + 1}: {losses}; {saved}; lower the learning rate, lengthen "

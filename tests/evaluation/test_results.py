@@ -14,7 +14,8 @@ from incdet.data.records import Record
 from incdet.errors import InputError
 from incdet.evaluation.detections import Detections
 from incdet.evaluation.metrics import ClassScore, Interval
-from incdet.evaluation.results import Results, compare, decimal, percent, table, write_json
+from incdet.evaluation.results import Results, compare, decimal, percent, table
+from incdet.files import write_json
 from incdet.report.samples import LONGEST, load_samples, pick_samples, save_samples
 
 STEPS = [["cat", "dog"], ["bird"], ["boat"]]
@@ -129,15 +130,6 @@ def test_a_broken_file_is_refused_with_its_name(tmp_path: Path, edit: Any, probl
     path.unlink()
     with pytest.raises(InputError, match=r"results\.json.*cannot be read"):
         Results.load(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"schema": 1})
-    with pytest.raises(ValueError):
-        write_json(path, {"schema": float("nan")})
-    assert json.loads(path.read_text("utf-8")) == {"schema": 1}
-    assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_impossible_steps_and_classes_are_refused() -> None:

@@ -17,7 +17,8 @@ from incdet.data.records import Record
 from incdet.errors import InputError
 from incdet.evaluation.detections import Detections
 from incdet.evaluation.metrics import ClassScore, Interval
-from incdet.evaluation.results import Results, compare, write_json
+from incdet.evaluation.results import Results, compare
+from incdet.files import write_json
 from incdet.report import plots as viz
 from incdet.report.html import write_report
 from incdet.report.samples import save_samples

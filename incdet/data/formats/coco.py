@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from incdet.data.formats.checks import check_coco, errors_of, is_official_coco, judge_box, load_json
 from incdet.data.records import LabelledSet, Record
 from incdet.errors import InputError
+from incdet.files import write_json
 
 
 def read_coco(annotations: Path, images: Path, *, keep_empty: bool = True) -> LabelledSet:
@@ -100,10 +100,7 @@ def write_coco(
                     "iscrowd": int(ignore),
                 }
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(path)
+    write_json(path, content, indent=None)
 
 
 def _record(

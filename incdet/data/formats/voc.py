@@ -18,6 +18,7 @@ import numpy as np
 from incdet.data.formats.checks import IMAGE_SUFFIXES, clipped_warning, errors_of, judge_box
 from incdet.data.records import LabelledSet, Record
 from incdet.errors import Finding, InputError, suggest
+from incdet.files import replacing, write_text
 
 VOC_CLASSES = (
     "aeroplane",
@@ -120,8 +121,6 @@ def write_voc(records: Sequence[Record], home: Path, split: str, names: Sequence
     and corners that are no whole numbers are written as decimals.
     """
     annotations, sets = home / "Annotations", home / "ImageSets" / "Main"
-    annotations.mkdir(parents=True, exist_ok=True)
-    sets.mkdir(parents=True, exist_ok=True)
     for record in records:
         tree = ElementTree.Element("annotation")
         for key, value in (("folder", home.name), ("filename", record.image.name), ("image_id", str(record.image_id))):
@@ -136,9 +135,10 @@ def write_voc(records: Sequence[Record], home: Path, split: str, names: Sequence
         for name, box, ignore in zip(record.names, record.boxes.tolist(), record.ignore.tolist(), strict=True):
             _write_object(tree, name, box, ignore)
         ElementTree.indent(tree)
-        ElementTree.ElementTree(tree).write(annotations / f"{record.image.stem}.xml", encoding="utf-8")
+        with replacing(annotations / f"{record.image.stem}.xml") as draft:
+            ElementTree.ElementTree(tree).write(draft, encoding="utf-8")
     listed = "".join(f"{record.image.stem}\n" for record in records)
-    (sets / f"{split}.txt").write_text(listed, encoding="utf-8")
+    write_text(sets / f"{split}.txt", listed)
 
 
 def _write_object(tree: ElementTree.Element, name: str, box: list[float], ignore: bool) -> None:
