@@ -18,11 +18,14 @@ __all__ = [
     "Recipe",
     "Vocabulary",
     "__version__",
+    "evaluate",
     "evaluate_checkpoint",
+    "extend",
     "finetune_custom",
     "from_torchvision",
     "load",
     "load_config",
+    "predict",
     "save",
     "to_torchvision",
     "train",
@@ -30,7 +33,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from incdet.app.extend import evaluate_checkpoint, finetune_custom
+    from incdet.app.evaluate import evaluate
+    from incdet.app.evaluate import evaluate as evaluate_checkpoint
+    from incdet.app.extend import extend
+    from incdet.app.extend import extend as finetune_custom
+    from incdet.app.predict import predict
     from incdet.app.run import run as train
     from incdet.config import Config, load_config
     from incdet.errors import Finding, InputError
@@ -47,11 +54,14 @@ _HOME = {
     "InputError": "incdet.errors:InputError",
     "Recipe": "incdet.network.retinanet:Recipe",
     "Vocabulary": "incdet.vocab:Vocabulary",
-    "evaluate_checkpoint": "incdet.app.extend:evaluate_checkpoint",
-    "finetune_custom": "incdet.app.extend:finetune_custom",
+    "evaluate": "incdet.app.evaluate:evaluate",
+    "evaluate_checkpoint": "incdet.app.evaluate:evaluate",  # the name of before
+    "extend": "incdet.app.extend:extend",
+    "finetune_custom": "incdet.app.extend:extend",  # the name of before
     "from_torchvision": "incdet.network.torchvision:from_torchvision",
     "load": "incdet.network.checkpoint:load",
     "load_config": "incdet.config:load_config",
+    "predict": "incdet.app.predict:predict",
     "save": "incdet.network.checkpoint:save",
     "to_torchvision": "incdet.network.torchvision:to_torchvision",
     "train": "incdet.app.run:run",  # not `run`: that is the module's name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,23 @@ def make_coco(tmp_path: Path) -> Callable[..., CocoFolder]:
         return CocoFolder(path, root / "images")
 
     return make
+
+
+@pytest.fixture
+def voc_folder(make_coco: Callable[..., Any], tmp_path: Path) -> Path:
+    """The photographs of ``make_coco`` with an XML file beside each."""
+    folder = tmp_path / "voc"
+    folder.mkdir()
+    for number, picture in enumerate(sorted(make_coco().images.iterdir()), start=1):
+        shutil.copy(picture, folder)
+        name = ("cat", "dog")[number % 2]
+        (folder / f"{picture.stem}.xml").write_text(
+            f"<annotation><filename>{picture.name}</filename>"
+            "<size><width>64</width><height>48</height><depth>3</depth></size>"
+            f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>9</xmin><ymin>11</ymin>"
+            "<xmax>40</xmax><ymax>34</ymax></bndbox></object></annotation>"
+        )
+    return folder
 
 
 @pytest.fixture

@@ -1,101 +1,33 @@
-"""A checkpoint and somebody's own annotations: score the one on the other, or teach it their classes."""
+"""A checkpoint and somebody's own annotations: teach it their classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from incdet.app.annotations import read_annotations
 from incdet.app.progress import Display
 from incdet.app.run import Run, announce, conclude, learn_steps
 from incdet.app.run_folder import CONFIG, claim, refuse_other_run
 from incdet.config import Config, load_config
-from incdet.data.formats import read_coco, read_voc
-from incdet.data.images import check_pictures
 from incdet.data.protocols import Protocol
 from incdet.data.records import LabelledSet, Record
 from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
-from incdet.evaluation.detections import detect
-from incdet.evaluation.metrics import group_mean
-from incdet.evaluation.results import SCHEMA, Results
-from incdet.evaluation.scoring import score
-from incdet.files import write_json
+from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.base import get_method
 from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.samples import pick_samples
-from incdet.training.engine import Engine, device_named
+from incdet.training.engine import Engine
 from incdet.training.log import RunLog
 from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
 
 
-def read_annotations(path: Path, images: Path | None) -> LabelledSet:
-    """A COCO file with its image folder, or a folder of XML files beside their images (or in a folder ``train``).
-
-    Raises:
-        InputError: Whatever is wrong with them.
-    """
-    if images is None and not path.is_dir():
-        raise InputError(Finding(str(path), "images", "the folder of the images is not given", "add --images DIR"))
-    data = read_voc(path, split="train") if images is None else read_coco(path, images)
-    if findings := check_pictures(data.records):
-        raise InputError(findings)
-    return data
-
-
-def evaluate_checkpoint(
-    path: Path,
-    annotations: Path,
-    images: Path | None,
-    *,
-    output: Path | None = None,
-    batch_size: int = 8,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
-
-    Returns:
-        ``{"schema", "checkpoint", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}}, "skipped": [names]}``.
-
-    Raises:
-        InputError: A file cannot be used, or model and annotations share no class.
-    """
-    model = checkpoint.load(path).model
-    data = read_annotations(annotations, images)
-    shared = [name for name in model.vocab.names if name in data.names]
-    if not shared:
-        raise InputError(
-            Finding(
-                str(annotations),
-                "categories",
-                f"share no class with the checkpoint ({', '.join(data.names[:10])})",
-                f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories",
-            )
-        )
-    model.to(device_named(device))
-    detections = detect(model, data.records, batch_size=batch_size)
-    scores = {
-        name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared
-    }
-    value = {
-        "schema": SCHEMA,
-        "checkpoint": str(path),
-        "images": len(data),
-        "AP": group_mean(scores, shared, "AP"),
-        "AP50": group_mean(scores, shared, "AP50"),
-        "per_class": {name: {"AP": one and one.AP, "AP50": one and one.AP50} for name, one in scores.items()},
-        "skipped": sorted(set(data.names) ^ set(model.vocab.names)),
-    }
-    if output is not None:
-        write_json(output, value)
-    return value
-
-
-def finetune_custom(
+def extend(
     path: Path,
     data: Path,
     images: Path | None,
@@ -120,7 +52,7 @@ def finetune_custom(
         data: COCO JSON, or a folder of VOC XML files.
         images: Image folder of a COCO file.
         output: Run folder of its own.
-        classes: The classes to learn; all of the file's if None.
+        classes: The classes to learn; all of the file's if None. ``"cat,dog"`` is two unless the file has it as one.
         method: Name of the method.
         overrides: ``key=value`` settings.
         old_data: Annotations of old classes, to choose exemplars from.
@@ -186,7 +118,7 @@ def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | No
     Raises:
         InputError: A class is already known, or the file lacks it or any object of it.
     """
-    wanted = tuple(classes) if classes else own.names
+    wanted = chosen_classes(classes, own.names) if classes else own.names
     fresh = [name for name in own.names if name not in vocab]
     findings = []
     for name in wanted:
@@ -200,6 +132,13 @@ def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | No
     if findings:
         raise InputError(findings)
     return wanted
+
+
+def chosen_classes(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that ``words`` mean: one of ``names`` itself, or else a list written with commas."""
+    parts = [[word] if word in names else word.split(",") for word in words]
+    stripped = [name.strip() for part in parts for name in part]
+    return tuple(dict.fromkeys(name for name in stripped if name))
 
 
 def _config(path: Path, output: Path, method: str, overrides: Sequence[str]) -> Config:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import incdet
-from incdet.app.cli import VERBS, run_tool
+from incdet.app.cli import VERBS, build_parser, run_tool
 from incdet.errors import Finding, InputError, TrainingError
 
 TOOLS = ("train_incremental", "evaluate", "finetune_custom")
@@ -50,6 +50,7 @@ def test_the_package_offers_its_names_lazily() -> None:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Replaces the functions behind the verbs by a recorder."""
+    import incdet.app.evaluate
     import incdet.app.extend
     import incdet.app.run
     import incdet.report.html
@@ -61,8 +62,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
         return {"AP": 0.25, "AP50": 0.5, "per_class": {"cat": {"AP": 0.25, "AP50": None}}}
 
     monkeypatch.setattr(incdet.app.run, "run", record)
-    monkeypatch.setattr(incdet.app.extend, "evaluate_checkpoint", record)
-    monkeypatch.setattr(incdet.app.extend, "finetune_custom", record)
+    monkeypatch.setattr(incdet.app.evaluate, "evaluate", record)
+    monkeypatch.setattr(incdet.app.extend, "extend", record)
     monkeypatch.setattr(incdet.report.html, "write_report", record)
     return caught
 
@@ -94,9 +95,31 @@ def test_extend_passes_classes_and_overrides(calls: list[Any], incdet_command: C
     words = ["--checkpoint", "a", "--data", "b", "--output", "c", "--classes", "cat, dog", "train.base.iterations=2"]
     assert incdet_command("extend", *words).code == 0
     assert calls[0][0] == (Path("a"), Path("b"), None)
-    assert calls[0][1]["classes"] == ["cat", "dog"]
+    assert calls[0][1]["classes"] == ["cat, dog"], "whether that is one class or two, the data knows"
     assert calls[0][1]["overrides"] == ["train.base.iterations=2"]
     assert (calls[0][1]["method"], calls[0][1]["output"]) == ("incdet", Path("c"))
+
+
+def test_several_words_are_classes_and_settings_may_follow_them(
+    calls: list[Any], incdet_command: Callable[..., Any]
+) -> None:
+    words = [
+        "--classes",
+        "cat",
+        "a, b",
+        "seed=3",
+        "--output",
+        "c",
+        "--checkpoint",
+        "a",
+        "--data",
+        "b",
+        "--classes",
+        "ox",
+    ]
+    assert incdet_command("extend", "memory.total=0", *words).code == 0
+    assert calls[0][1]["classes"] == ["cat", "a, b", "ox"]
+    assert sorted(calls[0][1]["overrides"]) == ["memory.total=0", "seed=3"]
 
 
 def test_report_draws_the_folder(calls: list[Any], incdet_command: Callable[..., Any]) -> None:
@@ -152,6 +175,31 @@ def test_a_wrong_command_exits_with_2(words: list[str], incdet_command: Callable
     done = incdet_command(*words)
     assert done.code == 2
     assert done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["exten"], "'exten' is no verb; did you mean 'extend'?"),
+        (["zzz"], "known: check, "),
+        (["train", "--config", "x", "--resmue"], "--resmue is no option; did you mean '--resume'?"),
+        (["evaluate", "--checkpoint", "a", "--data", "b", "--batchsize=3"], "did you mean '--batch-size'?"),
+        (["report", "a", "b"], "'b' is one word too many"),
+    ],
+    ids=str,
+)
+def test_a_slip_of_the_pen_gets_a_suggestion(words: list[str], said: str, incdet_command: Callable[..., Any]) -> None:
+    done = incdet_command(*words)
+    assert done.code == 2 and said in done.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_page_has_an_example_that_its_parser_takes(verb: str, incdet_command: Callable[..., Any]) -> None:
+    done = incdet_command(verb, "--help")
+    (example,) = (line for line in done.out.splitlines() if line.startswith("example: "))
+    words = example.partition(" | ")[0].split()[1:]
+    assert words[:2] == ["incdet", verb]
+    assert build_parser().parse_args(words[1:]).verb == verb
 
 
 def test_refused_input_in_a_process_of_its_own(repository: Path, tmp_path: Path) -> None:

@@ -9,15 +9,12 @@ from typing import Any
 import pytest
 import torch
 from finished_run import Finished, quiet
-from helpers import record
 
-from incdet.app.extend import evaluate_checkpoint, finetune_custom, new_classes, read_annotations
+from incdet.app.extend import chosen_classes, extend, new_classes
 from incdet.app.run import run
 from incdet.data.dataset import read_image
 from incdet.data.formats import read_coco
 from incdet.errors import InputError
-from incdet.evaluation.detections import detect
-from incdet.evaluation.scoring import score
 from incdet.memory.exemplars import Memory
 from incdet.network import checkpoint
 from incdet.vocab import Vocabulary
@@ -26,26 +23,9 @@ SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
 ROOM = ("memory.total=8",)
 
 
-@pytest.fixture
-def voc_folder(make_coco: Callable[..., Any], tmp_path: Path) -> Path:
-    """The photographs of ``make_coco`` with an XML file beside each."""
-    folder = tmp_path / "voc"
-    folder.mkdir()
-    for number, picture in enumerate(sorted(make_coco().images.iterdir()), start=1):
-        shutil.copy(picture, folder)
-        name = ("cat", "dog")[number % 2]
-        (folder / f"{picture.stem}.xml").write_text(
-            f"<annotation><filename>{picture.name}</filename>"
-            "<size><width>64</width><height>48</height><depth>3</depth></size>"
-            f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>9</xmin><ymin>11</ymin>"
-            "<xmax>40</xmax><ymax>34</ymax></bndbox></object></annotation>"
-        )
-    return folder
-
-
 def teach(finished: Finished, data: Path, images: Path | None, output: Path, **more: Any) -> Path:
     path = more.pop("path", finished.root / "incdet" / "step_3")
-    return finetune_custom(path, data, images, output=output, overrides=more.pop("overrides", ROOM), **more)
+    return extend(path, data, images, output=output, overrides=more.pop("overrides", ROOM), **more)
 
 
 def assert_taught(finished: Finished, root: Path) -> None:
@@ -192,48 +172,17 @@ def test_a_class_without_an_object_cannot_be_learned(make_coco: Callable[..., An
         new_classes(Vocabulary((("ant",),)), read_coco(*own), None, own.annotations)
 
 
-# --- a checkpoint on any annotation file
-
-
-def test_a_checkpoint_is_scored_on_a_file_with_further_classes(
-    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path
-) -> None:
-    own = make_coco(names=("circle", "dog", "star"), images=6)
-    path, output = finished.root / "eeil" / "step_2", tmp_path / "deep" / "scores.json"  # circle, cross, ring, square
-    value = evaluate_checkpoint(path, own.annotations, own.images, output=output, device="cpu")
-    assert list(value) == ["schema", "checkpoint", "images", "AP", "AP50", "per_class", "skipped"]
-    assert value["schema"] == 1 and value["images"] == 6
-    assert list(value["per_class"]) == ["circle"]
-    assert value["skipped"] == ["cross", "dog", "ring", "square", "star"]
-    assert value["AP50"] == value["per_class"]["circle"]["AP50"] is not None
-    assert json.loads(output.read_text()) == value
-
-
-def test_on_the_runs_own_test_set_the_scores_are_the_runs(finished: Finished) -> None:
-    data = finished.data
-    value = evaluate_checkpoint(
-        finished.root / "incdet" / "step_3", data / "test.json", data / "images", device="cpu", batch_size=5
-    )
-    entry = json.loads((finished.root / "incdet" / "results.json").read_text())["steps"][2]
-    assert value["per_class"] == entry["per_class"]
-    assert (value["AP"], value["AP50"], value["skipped"]) == (entry["AP"], entry["AP50"], [])
-    model = checkpoint.load(finished.root / "incdet" / "step_3").model
-    records = read_coco(data / "test.json", data / "images").records
-    again = score(records, detect(model, records, batch_size=5), model.vocab.names)
-    assert {name: one and one.AP50 for name, one in again.items()} == {
-        name: one["AP50"] for name, one in value["per_class"].items()
-    }
-
-
-def test_without_a_common_class_there_is_nothing_to_score(finished: Finished, make_coco: Callable[..., Any]) -> None:
-    own = make_coco()
-    with pytest.raises(InputError, match="share no class.*cat, dog.*circle"):
-        evaluate_checkpoint(finished.root / "base" / "step_1", own.annotations, own.images, device="cpu")
-
-
-def test_annotations_are_a_coco_file_or_a_folder(make_coco: Callable[..., Any], voc_folder: Path) -> None:
-    own = make_coco(folder="again")
-    coco, voc = read_annotations(own.annotations, own.images), read_annotations(voc_folder, None)
-    assert coco.names == voc.names == ("cat", "dog") and len(coco) == len(voc) == 4
-    assert [one.names for one in coco.records] == [one.names for one in voc.records]
-    assert record("x.png").names == ()
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["cat", "dog"], ("cat", "dog")),
+        (["cat,dog"], ("cat", "dog")),
+        (["cat, dog", "cow"], ("cat", "dog", "cow")),
+        (["salt, pepper", "dog"], ("salt, pepper", "dog")),
+        (["cat", "cat"], ("cat",)),
+        ([" cat ,"], ("cat",)),
+    ],
+    ids=str,
+)
+def test_words_with_commas_are_lists_unless_a_class_has_that_name(words: list[str], chosen: tuple[str, ...]) -> None:
+    assert chosen_classes(words, ["cat", "dog", "cow", "salt, pepper"]) == chosen

@@ -1,0 +1,66 @@
+"""A checkpoint and somebody's own annotations: score the one on the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from incdet.app.annotations import read_annotations
+from incdet.errors import Finding, InputError
+from incdet.evaluation.detections import detect
+from incdet.evaluation.metrics import group_mean
+from incdet.evaluation.results import SCHEMA
+from incdet.evaluation.scoring import score
+from incdet.files import require_output, write_json
+from incdet.network import checkpoint
+from incdet.training.engine import device_named
+
+
+def evaluate(
+    path: Path,
+    annotations: Path,
+    images: Path | None,
+    *,
+    output: Path | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
+
+    Returns:
+        ``{"schema", "checkpoint", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}}, "skipped": [names]}``.
+
+    Raises:
+        InputError: A file cannot be used, or model and annotations share no class.
+    """
+    if output is not None:
+        require_output(output)
+    model = checkpoint.load(path).model
+    data = read_annotations(annotations, images)
+    shared = [name for name in model.vocab.names if name in data.names]
+    if not shared:
+        raise InputError(
+            Finding(
+                str(annotations),
+                "categories",
+                f"share no class with the checkpoint ({', '.join(data.names[:10])})",
+                f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories",
+            )
+        )
+    model.to(device_named(device))
+    detections = detect(model, data.records, batch_size=batch_size)
+    scores = {
+        name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared
+    }
+    value = {
+        "schema": SCHEMA,
+        "checkpoint": str(path),
+        "images": len(data),
+        "AP": group_mean(scores, shared, "AP"),
+        "AP50": group_mean(scores, shared, "AP50"),
+        "per_class": {name: {"AP": one and one.AP, "AP50": one and one.AP50} for name, one in scores.items()},
+        "skipped": sorted(set(data.names) ^ set(model.vocab.names)),
+    }
+    if output is not None:
+        write_json(output, value)
+    return value

@@ -1,0 +1,98 @@
+"""What the command line knows of a verb, and the arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
+
+
+class Verb(NamedTuple):
+    """A verb of ``incdet``.
+
+    Attributes:
+        summary: What it does, in a line.
+        example: A command line that works.
+        add_arguments: Puts its arguments into a parser.
+        run: Does it and returns the exit code.
+    """
+
+    summary: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+    @property
+    def description(self) -> str:
+        """The head of its help page."""
+        return f"{self.summary}\n\nexample: {self.example}"
+
+
+class ClassWords(argparse.Action):
+    """Takes the words after ``--classes``; ``key=value`` words among them are settings, which may stand anywhere."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Called by argparse for every use of the option."""
+        words = [str(word) for word in values or ()]
+        given = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*given, *(word for word in words if not _OVERRIDE.fullmatch(word))])
+        settings = [word for word in words if _OVERRIDE.fullmatch(word)]
+        namespace.swallowed = [*getattr(namespace, "swallowed", []), *settings]
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """``key=value`` words that replace settings."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        default=[],
+        help="settings that replace those of the file, such as seed=1 train.base.lr=1e-3 (`incdet keys` lists them)",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The annotations a verb works on, and their pictures."""
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="FILE", help="COCO JSON, or a folder of VOC XML files beside images"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images a COCO file names")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, what: str = "folder of one step") -> None:
+    """The detector a verb works with."""
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FOLDER", help=what)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where the network runs."""
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a list that is written with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def override(key: str, words: Sequence[str]) -> str:
+    """The setting ``key`` as a list of words, in the form of the command line."""
+    return f"{key}={json.dumps(list(words))}"
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("has to be 1 or more")
+    return value
