@@ -30,10 +30,10 @@ class Display:
         self.console = console or Console(soft_wrap=True)
         self.prefix = ""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
@@ -70,8 +70,8 @@ class Display:
         if not self.console.is_terminal and (done == total or now - self._printed > LINE_SECONDS):
             self._printed = now
             left = (now - self._started) / max(1, done) * (total - done)
-            self.console.print(f"{name}: {done}/{total} {note} ETA {left:.0f} s", highlight=False)
+            self.console.print(f"{name}: {done}/{total} {note} ETA {left:.0f} s", highlight=False, markup=False)
 
     def say(self, text: object) -> None:
-        """A line (or a rich table) above the bar."""
-        self.console.print(text)
+        """A line (or a rich table) above the bar; brackets in a line are brackets, not rich's markup."""
+        self.console.print(text, markup=False)

@@ -28,8 +28,9 @@ from incdet.data.protocols import (
 from incdet.data.records import Record
 from incdet.data.sources import Source, open_source
 from incdet.errors import Finding, InputError
+from incdet.evaluation.comparison import compare, table
 from incdet.evaluation.detections import Detections, detect
-from incdet.evaluation.results import Results, compare, table
+from incdet.evaluation.results import Results
 from incdet.evaluation.scoring import changes, score
 from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory

@@ -133,6 +133,12 @@ def _overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
     return iou
 
 
+def pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU (N, M) of xyxy boxes (N, 4) and (M, 4); 0 where both are degenerate."""
+    count, other = len(first), len(second)
+    return _overlap(np.repeat(first, other, axis=0), np.tile(second, (count, 1))).reshape(count, other)
+
+
 def _rows(parts: Sequence[NDArray[Any]], width: int | None, dtype: type[Number]) -> NDArray[Number]:
     """The (n,) or (n, width) rows of all parts as ``dtype``, also where there is no part."""
     shape: tuple[int, ...] = () if width is None else (width,)

@@ -1,22 +1,21 @@
-"""results.json, scores.json and comparison.json: what a run found, in the one schema that other tools read.
+"""results.json and scores.json: what a run found, in the one schema that other tools read.
 
 results.json keeps to its published keys. What goes beyond them (VOC forms, precision and recall at the deployed
-threshold, intervals of change) lies in scores.json beside it; both are written whole or not at all.
+threshold, intervals of change, confusion, false alarms) lies in scores.json beside it; both are written whole or not
+at all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from incdet.errors import Finding, InputError
 from incdet.evaluation import metrics
+from incdet.evaluation.confusion import Confusion
 from incdet.evaluation.metrics import ClassScore, Interval, Number
 from incdet.files import write_json
 
@@ -37,6 +36,9 @@ class StepResult:
         memory: ``{"images", "bytes"}`` of the exemplars kept after the step.
         seconds: ``{"train", "evaluate"}``; None if unknown.
         changes: AP50 change of old classes against the step before, with paired bootstrap intervals.
+        since: The same against the step that learned the class.
+        confusion: Which class fires on which object.
+        false_alarms: Of the ``old`` and the ``new`` classes, per image without any of them; None if unknown.
     """
 
     step: int
@@ -45,6 +47,15 @@ class StepResult:
     memory: dict[str, int | None] = field(default_factory=lambda: {"images": 0, "bytes": 0})
     seconds: dict[str, Number] = field(default_factory=lambda: {"train": None, "evaluate": None})
     changes: dict[str, Interval] = field(default_factory=dict)
+    since: dict[str, Interval] = field(default_factory=dict)
+    confusion: Confusion | None = None
+    false_alarms: dict[str, Number] = field(default_factory=dict)
+
+    @property
+    def megabytes(self) -> Number:
+        """Of the exemplars kept after the step."""
+        size = self.memory["bytes"]
+        return None if size is None else size / 1e6
 
     @property
     def minutes(self) -> Number:
@@ -102,16 +113,22 @@ class Results:
         memory: Mapping[str, int | None] | None = None,
         seconds: Mapping[str, Number] | None = None,
         changes: Mapping[str, Interval] | None = None,
+        since: Mapping[str, Interval] | None = None,
+        confusion: Confusion | None = None,
+        false_alarms: Mapping[str, Number] | None = None,
     ) -> None:
         """Puts in the result after ``step``; an earlier result of the same step is replaced.
 
         Args:
             step: 1-based.
-            scores: As ``evaluate.score`` returns them, for the classes seen so far.
+            scores: As ``scoring.score`` returns them, for the classes seen so far.
             train_images: Images the step trained on.
             memory: ``{"images", "bytes"}``; None means that no exemplar is kept.
             seconds: ``{"train", "evaluate"}``.
-            changes: As ``evaluate.changes`` returns them.
+            changes: As ``scoring.changes`` returns them, against the step before.
+            since: The same against the step that learned the class.
+            confusion: As ``scoring.measure`` returns it.
+            false_alarms: As ``scoring.measure`` returns them.
 
         Raises:
             ValueError: The step or a class is not in the protocol.
@@ -128,6 +145,9 @@ class Results:
             {"images": 0, "bytes": 0, **(memory or {})},
             {"train": None, "evaluate": None, **(seconds or {})},
             dict(changes or {}),
+            dict(since or {}),
+            confusion,
+            dict(false_alarms or {}),
         )
         self.steps = dict(sorted({**self.steps, step: result}.items()))
         self._gaps = (None, None)
@@ -141,18 +161,19 @@ class Results:
         self._gaps = (None, None)
         if joint is None or self.method == JOINT:
             return
-        _same_protocol(self, joint)
-        summary = self._summary(joint)
+        same_protocol(self, joint)
+        summary = self.summary_against(joint)
         self._gaps = (summary["AbsGap"], summary["RelGap"])
 
-    def _summary(self, joint: Results | None = None, metric: str = "AP50") -> dict[str, Number]:
+    def summary_against(self, joint: Results | None = None, metric: str = "AP50") -> dict[str, Number]:
+        """``metrics.summary`` of these results, with gaps to ``joint``."""
         reference = joint.last.scores if joint is not None and joint.last is not None else None
         return metrics.summary({t: r.scores for t, r in self.steps.items()}, self.classes, reference, metric)
 
     @property
     def summary(self) -> dict[str, Number]:
         """The summary of results.json: see ``metrics.summary`` for what is AP and what AP50."""
-        return {**self._summary(), "AbsGap": self._gaps[0], "RelGap": self._gaps[1]}
+        return {**self.summary_against(), "AbsGap": self._gaps[0], "RelGap": self._gaps[1]}
 
     def groups(self, step: int, metric: str = "AP50") -> dict[str, Number]:
         """``{"old", "new", "all"}`` means after ``step``; old is None at step 1."""
@@ -208,6 +229,9 @@ class Results:
                 "step": result.step,
                 "per_class": {n: score._asdict() if score else None for n, score in result.scores.items()},
                 "changes": {name: interval._asdict() for name, interval in result.changes.items()},
+                "since": {name: interval._asdict() for name, interval in result.since.items()},
+                "confusion": result.confusion and result.confusion.to_json(),
+                "false_alarms": result.false_alarms,
             }
             for result in self.steps.values()
         ]
@@ -228,21 +252,28 @@ class Results:
         try:
             results = cls(value["method"], value["seed"], value["detector"], value["protocol"])
             for item in value["steps"]:
-                scores = _scores(item["per_class"], extra.get(item["step"], {}).get("per_class", {}))
-                changes = extra.get(item["step"], {}).get("changes", {})
+                more = extra.get(item["step"], {})
+                scores = _scores(item["per_class"], more.get("per_class", {}))
                 results.add_step(
                     item["step"],
                     scores,
                     item["train_images"],
                     item["memory"],
                     item["seconds"],
-                    {name: Interval(**interval) for name, interval in changes.items()},
+                    _intervals(more.get("changes", {})),
+                    _intervals(more.get("since", {})),
+                    confusion=Confusion.from_json(more["confusion"]) if more.get("confusion") else None,
+                    false_alarms=more.get("false_alarms"),
                 )
             results._gaps = (value["summary"]["AbsGap"], value["summary"]["RelGap"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             fix = "run the evaluation again, or give a file that incdet wrote"
             raise InputError(Finding(str(path), "results", f"does not follow the schema ({error!r})", fix)) from None
         return results
+
+
+def _intervals(value: Mapping[str, Any]) -> dict[str, Interval]:
+    return {name: Interval(**interval) for name, interval in value.items()}
 
 
 def _scores(plain: Mapping[str, Any], full: Mapping[str, Any]) -> Scores:
@@ -259,97 +290,6 @@ def _scores(plain: Mapping[str, Any], full: Mapping[str, Any]) -> Scores:
     return scores
 
 
-def compare(results: Sequence[Results]) -> dict[str, Any]:
-    """The content of comparison.json; also sets every method's gaps to the ``joint`` run, if there is a complete one.
-
-    ``summary`` is that of results.json; ``summary_AP`` gives FPP, forgetting, BWT and the gaps in AP [.50:.95].
-
-    Raises:
-        InputError: Two runs follow different protocols or bear the same method name.
-    """
-    if not results:
-        return {"schema": SCHEMA, "methods": {}}
-    for other in results[1:]:
-        _same_protocol(results[0], other)
-    names = [result.method for result in results]
-    if len(set(names)) != len(names):
-        raise InputError(Finding("comparison", "methods", "two results have the same method", "give each its own name"))
-    joint = next((result for result in results if result.method == JOINT and result.last is not None), None)
-    methods = {}
-    for result in results:
-        if joint is not None:  # otherwise gaps that were measured earlier stand
-            result.measure_against(joint)
-        methods[result.method] = _method_json(result, joint)
-    first = results[0]
-    head = {"schema": SCHEMA, "detector": first.detector, "seed": first.seed, "protocol": first.protocol}
-    return {**head, "reference": joint.method if joint else None, "methods": methods}
-
-
-def _method_json(result: Results, joint: Results | None) -> dict[str, Any]:
-    reference = joint if joint is not result else None
-    best = reference.last.scores if reference is not None and reference.last is not None else None
-    final = result.last or (list(result.steps.values())[-1] if result.steps else None)
-    scores = result.last.scores if result.last is not None else {}
-    old = [name for names in result.classes[:-1] for name in names]
-    steps = []
-    for step, item in result.steps.items():
-        entry: dict[str, Any] = {"step": step}
-        for metric in ("AP50", "AP", "voc07", "voc12"):
-            entry.update({f"{group}_{metric}": value for group, value in result.groups(step, metric).items()})
-        steps.append({**entry, "exemplars": item.memory, "minutes": item.minutes})
-    pick = ("FPP", "forgetting", "BWT", "average_incremental_AP", "AbsGap", "RelGap")
-    by_ap, by_ap50 = result._summary(reference, "AP"), result.summary
-    return {
-        "steps": steps,
-        "summary": by_ap50,
-        "summary_AP": {key: by_ap[key] for key in pick},
-        "average_incremental_AP50": metrics.average_incremental(
-            [result.groups(t)["all"] if t in result.steps else None for t in range(1, len(result.classes) + 1)]
-        ),
-        "intransigence": metrics.intransigence(
-            result.matrix(),
-            [None] * (len(result.classes) - 1)
-            + [None if best is None else metrics.group_mean(best, result.classes[-1])],
-        ),
-        "RSD": None if best is None else metrics.relative_drop(scores, best, old),
-        "RPD": None if best is None else metrics.relative_drop(scores, best, result.classes[-1]),
-        "exemplars": {"images": final and final.memory["images"], "MB": final and _megabytes(final)},
-        "minutes": result.minutes,
-    }
-
-
-def _megabytes(result: StepResult) -> Number:
-    size = result.memory["bytes"]
-    return None if size is None else size / 1e6
-
-
-def table(results: Sequence[Results]) -> Table:
-    """One table for the terminal: old, new and all AP50 in percent after every step, a block of rows a method.
-
-    FPP and RelGap stand in the row of the last step; minutes are those of the step, training and evaluation.
-    """
-    title = "AP50, FPP and RelGap in %; exemplars in images and MB; minutes of the step"
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    grid.add_column("method", style="bold", overflow="fold")
-    for head in ("step", "old", "new", "all", "FPP", "RelGap", "exemplars", "MB", "minutes"):
-        grid.add_column(head, justify="right", no_wrap=True)
-    for result in results:
-        for number, (step, item) in enumerate(result.steps.items()):
-            means, final = result.groups(step), item is result.last
-            grid.add_row(
-                result.method if number == 0 else "",
-                str(step),
-                *(percent(means[group]) for group in ("old", "new", "all")),
-                percent(result.summary["FPP"] if final else None),
-                percent(result.summary["RelGap"] if final else None),
-                "-" if item.memory["images"] is None else str(item.memory["images"]),
-                decimal(_megabytes(item)),
-                decimal(item.minutes),
-                end_section=step == max(result.steps),
-            )
-    return grid
-
-
 def percent(value: Number) -> str:
     """A fraction as percent with one decimal, "-" if unknown."""
     return decimal(None if value is None else 100 * value)
@@ -360,7 +300,12 @@ def decimal(value: Number) -> str:
     return "-" if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
-def _same_protocol(first: Results, second: Results) -> None:
+def same_protocol(first: Results, second: Results) -> None:
+    """Refuses to compare what ran under different protocols.
+
+    Raises:
+        InputError: The hashes or the class names differ.
+    """
     if first.protocol["hash"] != second.protocol["hash"] or first.classes != second.classes:
         problem = f"{first.method} and {second.method} ran under different protocols"
         raise InputError(Finding("comparison", "protocol", problem, "compare runs of one protocol hash"))

@@ -9,12 +9,13 @@ Shapes: N detections, M boxes, I images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from incdet.evaluation.coco import coco_scores
+from incdet.evaluation.confusion import Confusion, confusion, false_alarms
 from incdet.evaluation.detections import Detections
 from incdet.evaluation.matching import match_classes
 from incdet.evaluation.metrics import (
@@ -51,8 +52,53 @@ def score(
             ``names``, or a detection that is not finite.
     """
     found = _aligned(records, detections, names)
-    scores: dict[str, ClassScore | None] = {}
+    return _class_scores(records, found, names, match_classes(records, found, names), threshold)
+
+
+class Measured(NamedTuple):
+    """Everything that is kept of one look at the test set.
+
+    Attributes:
+        scores: By class, as ``score`` returns them.
+        matches: By class, at IoU 0.5.
+        confusion: Which class fires on which object.
+        false_alarms: Of the ``old`` and the ``new`` classes, per image without any of them.
+    """
+
+    scores: dict[str, ClassScore | None]
+    matches: dict[str, Matches]
+    confusion: Confusion
+    false_alarms: dict[str, float | None]
+
+
+def measure(
+    records: Sequence[Record],
+    detections: Mapping[int, Detections],
+    names: Sequence[str],
+    old: Sequence[str] = (),
+    *,
+    threshold: float = 0.5,
+) -> Measured:
+    """``score`` and all else that a report shows, from one matching; ``old`` are the classes of earlier steps."""
+    found = _aligned(records, detections, names)
     every = match_classes(records, found, names)
+    groups = {"old": list(old), "new": [name for name in names if name not in old]}
+    return Measured(
+        _class_scores(records, found, names, every, threshold),
+        dict(zip(names, every, strict=True)),
+        confusion(records, found, names),
+        {key: false_alarms(records, found, names, group) for key, group in groups.items()},
+    )
+
+
+def _class_scores(
+    records: Sequence[Record],
+    found: Sequence[Detections],
+    names: Sequence[str],
+    every: Sequence[Matches],
+    threshold: float,
+) -> dict[str, ClassScore | None]:
+    scores: dict[str, ClassScore | None] = {}
     for name, coco, matches in zip(names, coco_scores(records, found, names), every, strict=True):
         if coco is None:
             scores[name] = None
@@ -135,8 +181,24 @@ def changes(
     for image_id, item in after.items():
         known = item.labels < len(names)
         later[image_id] = Detections(item.boxes[known], item.scores[known], item.labels[known])
-    first, second = (match_classes(records, _aligned(records, side, names), names) for side in (before, later))
+    first, second = (
+        dict(zip(names, match_classes(records, _aligned(records, side, names), names), strict=True))
+        for side in (before, later)
+    )
+    return paired_changes(first, second, names, draws=draws, seed=seed)
+
+
+def paired_changes(
+    before: Mapping[str, Matches],
+    after: Mapping[str, Matches],
+    names: Sequence[str],
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """``changes`` of the classes ``names`` that both sides have matches of, on one test set."""
     return {
-        name: bootstrap_change(old, new, draws=draws, seed=seed)
-        for name, old, new in zip(names, first, second, strict=True)
+        name: bootstrap_change(before[name], after[name], draws=draws, seed=seed)
+        for name in names
+        if name in before and name in after
     }

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from incdet.errors import Finding, InputError
+from incdet.evaluation.comparison import compare
 from incdet.evaluation.metrics import Number
-from incdet.evaluation.results import JOINT, Results, compare, decimal, percent, read_json
+from incdet.evaluation.results import JOINT, Results, decimal, percent, read_json
 from incdet.files import write_text
 from incdet.report import plots as viz
 from incdet.report.samples import load_samples

@@ -1,39 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from measured import CLASSES as NAMES
+from measured import scene
 
 from incdet.data.records import Record
 from incdet.evaluation.detections import Detections
 from incdet.evaluation.matching import match_classes
 from incdet.evaluation.metrics import Matches, _resampled_ap, _weighted_ap, bootstrap_change
 from incdet.evaluation.scoring import match
-
-NAMES = ("cat", "dog", "bird")
-
-
-def scene(seed: int, images: int = 60, grid: int = 4) -> tuple[list[Record], list[Detections]]:
-    """Boxes on a coarse grid, so that overlaps, scores and whole boxes are often equal."""
-    rng = np.random.default_rng(seed)
-    everything = frozenset((*NAMES, "boat"))
-    records, found = [], []
-    for image_id in range(images):
-        sides: list[NDArray[np.float32]] = []
-        for count in rng.integers(0, 9, 2):
-            corner = rng.integers(0, 40 // grid, (count, 2)) * grid
-            sides.append(np.concatenate([corner, corner + grid * rng.integers(3, 9, (count, 2))], 1).astype(np.float32))
-        names = tuple(rng.choice(["cat", "dog", "boat"], len(sides[0])).tolist())
-        ignored = rng.random(len(sides[0])) < 0.2
-        records.append(Record(Path("x.png"), image_id, 200, 200, sides[0], names, ignored, everything))
-        copied = np.where(rng.random((len(sides[1]), 1)) < 0.5, np.resize(sides[0], sides[1].shape), sides[1])
-        copied = copied if len(sides[0]) else sides[1]
-        scores = np.round(rng.random(len(copied)), 1).astype(np.float32)
-        found.append(Detections(copied.astype(np.float32), scores, rng.integers(0, 3, len(copied))))
-    return records, found
 
 
 def one_by_one(records: Sequence[Record], found: Sequence[Detections], name: str, column: int, iou: float) -> Matches:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,35 +7,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
+from measured import NAMES, PROTOCOL, STEPS, one, run
 
 from incdet.data.records import Record
 from incdet.errors import InputError
+from incdet.evaluation.comparison import compare
 from incdet.evaluation.detections import Detections
 from incdet.evaluation.metrics import ClassScore, Interval
-from incdet.evaluation.results import Results, compare, decimal, percent, table
-from incdet.files import write_json
+from incdet.evaluation.results import Results, decimal, percent
 from incdet.report.samples import LONGEST, load_samples, pick_samples, save_samples
-
-STEPS = [["cat", "dog"], ["bird"], ["boat"]]
-PROTOCOL = {"name": "2+1+1", "order": "file", "images": "overlap", "hash": "5ca1ab1e", "steps": STEPS}
-NAMES = [name for step in STEPS for name in step]
-
-
-def one(ap50: float) -> ClassScore:
-    return ClassScore(ap50 / 2, ap50, ap50 - 0.01, ap50 + 0.01, 0.75, None)
-
-
-def run(method: str, *after: float, protocol: dict[str, Any] = PROTOCOL, steps: tuple[int, ...] = (1, 2, 3)) -> Results:
-    """Results whose old classes score ``after[t - 1]`` after step t, the new class 0.6; no dog is in the test set."""
-    results = Results(method, 7, "tiny", protocol)
-    for step, old in zip(steps, after, strict=True):
-        seen = [name for names in STEPS[:step] for name in names]
-        scores: dict[str, ClassScore | None] = {name: one(0.6 if name in STEPS[step - 1] else old) for name in seen}
-        scores["dog"] = None
-        memory, seconds = {"images": 12, "bytes": 3_400_000}, {"train": 50.0, "evaluate": 10.0}
-        results.add_step(step, scores, 100 * step, memory, seconds)
-    return results
 
 
 def test_the_file_has_the_published_schema(tmp_path: Path) -> None:
@@ -142,53 +121,6 @@ def test_impossible_steps_and_classes_are_refused() -> None:
         Results("incdet", 0, "tiny", {key: value for key, value in PROTOCOL.items() if key != "hash"})
     with pytest.raises(InputError, match="no step"):
         Results("incdet", 0, "tiny", {**PROTOCOL, "steps": []})
-
-
-def test_the_comparison_holds_every_method_and_its_gap(tmp_path: Path) -> None:
-    finetune, ours, joint = run("finetune", 0.6, 0.3, 0.1), run("incdet", 0.6, 0.5, 0.4), run("joint", 0.8, steps=(3,))
-    value = compare([finetune, ours, joint])
-    write_json(tmp_path / "comparison.json", value)  # every value is one that JSON has
-    assert list(value["methods"]) == ["finetune", "incdet", "joint"] and value["reference"] == "joint"
-    entry = value["methods"]["incdet"]
-    assert [step["old_AP50"] for step in entry["steps"]] == pytest.approx([None, 0.5, 0.4])
-    assert entry["steps"][2]["all_AP50"] == pytest.approx(1.4 / 3)
-    assert entry["steps"][2]["old_voc07"] == pytest.approx(0.39)
-    assert entry["steps"][2]["new_voc12"] == pytest.approx(0.61)
-    assert entry["summary"] == ours.summary and ours.summary["RelGap"] == pytest.approx(0.8 / 2.2)
-    assert entry["summary_AP"]["AbsGap"] == pytest.approx(0.4 / 3)
-    assert entry["average_incremental_AP50"] == pytest.approx((0.55 + 1.4 / 3) / 2)
-    assert (entry["RSD"], entry["RPD"]) == pytest.approx((0.5, 0.0))
-    assert entry["exemplars"] == {"images": 12, "MB": 3.4} and entry["minutes"] == pytest.approx(3.0)
-    assert value["methods"]["joint"]["summary"]["RelGap"] is None
-    assert value["methods"]["finetune"]["summary"]["RelGap"] > entry["summary"]["RelGap"]
-
-
-def test_without_a_joint_run_gaps_stay_as_they_were() -> None:
-    ours = run("incdet", 0.6, 0.5, 0.4)
-    assert compare([ours])["methods"]["incdet"]["summary"]["RelGap"] is None
-    ours.measure_against(run("joint", 0.8, steps=(3,)))
-    assert compare([ours])["methods"]["incdet"]["summary"]["RelGap"] == ours.summary["RelGap"] is not None
-    assert compare([]) == {"schema": 1, "methods": {}}
-
-
-def test_runs_that_cannot_be_compared_are_refused() -> None:
-    other = run("eeil", 0.6, 0.5, 0.4, protocol={**PROTOCOL, "hash": "other"})
-    with pytest.raises(InputError, match="different protocols"):
-        compare([run("incdet", 0.6, 0.5, 0.4), other])
-    with pytest.raises(InputError, match="same method"):
-        compare([run("incdet", 0.6, 0.5, 0.4), run("incdet", 0.6, 0.5, 0.4)])
-
-
-def test_the_table_shows_every_step_within_eighty_columns() -> None:
-    results = [run("finetune", 0.6, 0.3, 0.1), run("incdet", 0.6, 0.5, 0.4), run("joint", 0.8, steps=(3,))]
-    compare(results)
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(table(results))
-    lines = [line.split() for line in console.export_text().splitlines()]
-    assert ["method", "step", "old", "new", "all", "FPP", "RelGap", "exemplars", "MB", "minutes"] in lines
-    assert ["incdet", "1", "-", "60.0", "60.0", "-", "-", "12", "3.4", "1.0"] in lines
-    assert ["3", "40.0", "60.0", "46.7", "20.0", "36.4", "12", "3.4", "1.0"] in lines
-    assert ["joint", "3", "80.0", "60.0", "73.3", "-", "-", "12", "3.4", "1.0"] in lines
 
 
 def test_numbers_are_written_for_people() -> None:

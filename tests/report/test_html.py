@@ -15,9 +15,10 @@ from matplotlib.image import imread
 
 from incdet.data.records import Record
 from incdet.errors import InputError
+from incdet.evaluation.comparison import compare
 from incdet.evaluation.detections import Detections
 from incdet.evaluation.metrics import ClassScore, Interval
-from incdet.evaluation.results import Results, compare
+from incdet.evaluation.results import Results
 from incdet.files import write_json
 from incdet.report import plots as viz
 from incdet.report.html import write_report
