@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from incdet.app.annotations import read_annotations
+from incdet.app.facts import facts
 from incdet.app.progress import Display
 from incdet.app.run import Run, announce, conclude, learn_steps
 from incdet.app.run_folder import CONFIG, claim, refuse_other_run
@@ -99,12 +100,13 @@ def extend(
         announce(protocol, source, folder, display)
         engine = Engine(config.engine, log, display)
         engine.say(engine.describe())
+        log.write("start", **facts(config, source, engine.describe()))
         model = loaded.model.to(engine.device)
         memory = _old_memory(model, remembered, old, budget, config, display)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, display, samples, background)
         before = work.results(chosen.name)
-        display.prefix = chosen.name
+        work.begin(chosen.name)
         work.measure(model, before, step - 1, folder.root, seconds=None)
         results = learn_steps(work, chosen, model, before, memory, start=step)
         conclude(work, [results])

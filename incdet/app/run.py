@@ -6,13 +6,14 @@ import copy
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from incdet.app.facts import facts
 from incdet.app.progress import Display
 from incdet.app.run_folder import RunFolder, claim, drop_states, refuse_other_run
 from incdet.config import Config
@@ -30,8 +31,10 @@ from incdet.data.sources import Source, open_source
 from incdet.errors import Finding, InputError
 from incdet.evaluation.comparison import compare, table
 from incdet.evaluation.detections import Detections, detect
+from incdet.evaluation.match_file import load_matches, save_matches
+from incdet.evaluation.metrics import Interval, Matches
 from incdet.evaluation.results import Results
-from incdet.evaluation.scoring import changes, score
+from incdet.evaluation.scoring import measure, paired_changes
 from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.base import Method, get_method
@@ -39,7 +42,7 @@ from incdet.network import checkpoint
 from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
-from incdet.report.samples import pick_samples, save_samples
+from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, save_samples
 from incdet.training.engine import Engine
 from incdet.training.increment import MethodCriterion, TrainingSet, learn_step, train, update_memory
 from incdet.training.log import RunLog, require_tensorboard
@@ -61,8 +64,6 @@ class Run:
     display: Display
     samples: Sequence[Record]
     background: Worker
-    detections: dict[tuple[str, int], dict[int, Detections]] = field(default_factory=dict)
-    """By method and step: what the next step's changes are measured against."""
 
     def vocabulary(self, steps: int) -> Vocabulary:
         """The class vocabulary of the first ``steps`` steps."""
@@ -93,21 +94,33 @@ class Run:
         """
         self.background.wait()  # one step is scored at a time, for each holds a copy of its detector
         start = time.perf_counter()
-        detections = self.detect(model, f"step {step} evaluate")
-        before = self.detections.get((results.method, step - 1)) or self.detections.get((PLAIN.name, step - 1))
-        self.detections[results.method, step] = detections
+        detections = self.detect(model, self.source.test, f"step {step} evaluate")
+        # Without a test set the pictures to show are training pictures.
+        shown = detections if self.source.test else self.detect(model, self.samples, f"step {step} samples")
         spent = time.perf_counter() - start
         snapshot = copy.deepcopy(model).cpu()
 
         def finish() -> None:
             start = time.perf_counter()
-            names = snapshot.vocab.names
-            scores = score(self.source.test, detections, names)
-            moved = changes(self.source.test, before, detections, snapshot.vocab.old(step)) if before else None
+            names, old = snapshot.vocab.names, snapshot.vocab.old(step)
+            found = measure(self.source.test, detections, names, old)
+            moved, since = self.changes(found.matches, folder, step)
             seconds = {"train": known.pop("seconds"), "evaluate": spent + time.perf_counter() - start}
-            results.add_step(step, scores, seconds=seconds, changes=moved, **known)
+            results.add_step(
+                step,
+                found.scores,
+                seconds=seconds,
+                changes=moved,
+                since=since,
+                confusion=found.confusion,
+                false_alarms=found.false_alarms,
+                **known,
+            )
             place = RunFolder.step(folder, step)
-            save_samples(place, self.samples, detections, names, output=self.folder.root)
+            save_matches(place, found.matches)
+            mistakes = pick_mistakes(found.confusion.mistakes, old)
+            save_samples(place, self.samples, shown, names, output=self.folder.root)
+            save_mistakes(place, self.source.test, mistakes, output=self.folder.root)
             groups = results.groups(step)
             checkpoint.save(place, snapshot, history=history(results), metrics=dict(groups))
             results.save(folder / "results.json")
@@ -119,17 +132,40 @@ class Run:
 
         self.background.submit(finish)
 
-    def recall(self, model: IncrementalRetinaNet, method: str, step: int) -> None:
-        """Detects again with the model after ``step`` where an earlier part of the run did, so that changes show."""
-        if (method, step) not in self.detections and (PLAIN.name, step) not in self.detections:
-            self.detections[method, step] = self.detect(model, f"step {step} recall")
+    def changes(
+        self, now: Mapping[str, Matches], folder: Path, step: int
+    ) -> tuple[dict[str, Interval], dict[str, Interval]]:
+        """The AP50 changes of the old classes after ``step``: against the step before, and since they were learned.
 
-    def detect(self, model: IncrementalRetinaNet, phase: str) -> dict[int, Detections]:
-        """The detections of ``model`` on the whole test set, with the progress of ``phase``."""
+        What is compared lies in the folders of the earlier steps, so that a resumed run says what another one says.
+        """
+        first: dict[str, Matches] = {}
+        before: dict[str, Matches] = {}
+        for earlier in range(1, step):
+            before = self.stored_matches(folder, earlier)
+            first = {**before, **first}
+        moved = paired_changes(before, now, list(before))
+        longer = [name for name in first if first[name] is not before.get(name)]
+        return moved, {**moved, **paired_changes(first, now, longer)}
+
+    def stored_matches(self, folder: Path, step: int) -> dict[str, Matches]:
+        """How the detections after ``step`` were judged; empty where no part of the run kept it."""
+        for place in (folder, self.folder.base):
+            if (found := load_matches(RunFolder.step(place, step))) is not None:
+                return found
+        return {}
+
+    def begin(self, name: str) -> None:
+        """Says in the log and before the progress bar whose training comes next."""
+        self.display.prefix = name
+        self.engine.log.write("method", method=name)
+
+    def detect(self, model: IncrementalRetinaNet, records: Sequence[Record], phase: str) -> dict[int, Detections]:
+        """The detections of ``model`` on ``records``, with the progress of ``phase``."""
         settings, device = self.config.engine, self.engine.device
         return detect(
             model,
-            self.source.test,
+            records,
             batch_size=self.config.evaluation.batch_size,
             device=device,
             # On a CPU the forward uses every core itself.
@@ -171,6 +207,7 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         announce(protocol, source, folder, shown)
         engine = Engine(config.engine, log, shown)
         engine.say(engine.describe())
+        log.write("start", **facts(config, source, engine.describe()))
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, shown, picked, background)
         first, first_results = learn_base(work, base)
@@ -179,7 +216,7 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
             memory = remember_base(work, first, memory)
         finished = []
         for method in methods:
-            shown.prefix = method.name
+            work.begin(method.name)
             finished.append(
                 learn_joint(work, method) if method.joint else learn_steps(work, method, first, first_results, memory)
             )
@@ -277,7 +314,7 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     folder = work.folder.base
     if (folder / "results.json").is_file():
         return checkpoint.load(RunFolder.step(folder, 1)).model, Results.load(folder / "results.json")
-    work.display.prefix = "base"
+    work.begin("base")
     results, view = work.results("base"), step_view(work.source.train, work.protocol, 1)
     start = time.perf_counter()
     model, states = given, folder / "states"
@@ -334,7 +371,6 @@ def learn_steps(
             memory = Memory.load(manifest) if manifest.is_file() else memory
             continue
         states = folder / "states" / f"step_{step}"
-        work.recall(model.to(work.engine.device), method.name, step - 1)
         view = step_view(work.source.train, work.protocol, step)
         outcome = learn_step(work.engine, model.to(work.engine.device), view, memory, method, work.config, states)
         model, memory = outcome.model, outcome.memory

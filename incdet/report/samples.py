@@ -1,7 +1,8 @@
 """The few test images whose detections a report shows: which they are, and how they are stored.
 
-OUTPUT/samples/images/<image_id>.png holds the pixels once for all methods; a step's samples.json holds truth and
-detections in the pixels of those pictures, so that a report needs neither the data set nor a model.
+OUTPUT/samples/images/<image_id>.jpg holds the pixels once for all methods; a step's samples.json holds truth and
+detections in the pixels of those pictures, mistakes.json the detections of new classes on old objects and back, so that
+a report needs neither the data set nor a model.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from incdet.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from incdet.data.records import Record
+    from incdet.evaluation.confusion import Mistake
     from incdet.evaluation.detections import Detections
 
-FILE = "samples.json"
+FILE, MISTAKES = "samples.json", "mistakes.json"
 LONGEST = 512
 """Stored pictures are shrunk to this many pixels on the longer side."""
 LOWEST, MOST = 0.05, 100
@@ -78,18 +80,9 @@ def save_samples(
     root = Path(output) if output is not None else _run_folder(folder)
     entries = []
     for record in records:
-        picture = root / "samples" / "images" / f"{record.image_id}.png"
-        scale = min(1.0, LONGEST / max(record.width, record.height))
-        width, height = round(record.width * scale), round(record.height * scale)
-        if not picture.is_file():
-            _shrink(Path(record.image), picture, width, height)
-        entry: dict[str, Any] = {"image_id": record.image_id, "image": picture.relative_to(root).as_posix()}
-        truth = [
-            {"box": _box(box, scale), "name": name, "ignore": bool(ignore)}
-            for box, name, ignore in zip(record.boxes, record.names, record.ignore, strict=True)
-        ]
+        entry, scale = _entry(root, record)
+        entries.append({**entry, "detections": []})
         found = detections.get(record.image_id)
-        entries.append({**entry, "width": width, "height": height, "truth": truth, "detections": []})
         if found is not None:
             order = [i for i in np.argsort(-found.scores, kind="stable")[:MOST] if found.scores[i] >= LOWEST]
             entries[-1]["detections"] = [
@@ -101,6 +94,50 @@ def save_samples(
                 for i in order
             ]
     write_json(folder / FILE, {"schema": SCHEMA, "names": list(names), "samples": entries})
+
+
+def pick_mistakes(mistakes: Sequence[Mistake], old: Sequence[str], count: int = 4) -> list[Mistake]:
+    """The ``count`` mistakes between old and new classes that show most: each pair of classes once, then by score."""
+    earlier = set(old)
+    crossing = [one for one in mistakes if (one.true in earlier) != (one.detected in earlier)]
+    seen: dict[tuple[str, str], int] = {}
+    ranked = []
+    for place, one in enumerate(sorted(crossing, key=lambda one: -one.score)):
+        turn = seen[one.true, one.detected] = seen.get((one.true, one.detected), -1) + 1
+        ranked.append((turn, place, one))
+    return [one for _, _, one in sorted(ranked)[:count]]
+
+
+def save_mistakes(folder: Path, records: Sequence[Record], mistakes: Sequence[Mistake], *, output: Path) -> None:
+    """Writes ``folder``/mistakes.json, and the pictures the mistakes stand in into OUTPUT/samples/images.
+
+    Args:
+        folder: The folder of a method's step.
+        records: The images that the mistakes were made in, and others.
+        mistakes: Those to show, boxes in pixels of the image file.
+        output: The run folder.
+
+    Raises:
+        InputError: An image file cannot be read.
+    """
+    wanted = {one.image_id for one in mistakes}
+    by_id = {record.image_id: record for record in records if record.image_id in wanted}
+    entries = []
+    for one in mistakes:
+        entry, scale = _entry(output, by_id[one.image_id])
+        entries.append({**entry, **one._asdict(), "score": round(one.score, 4), "box": _box(one.box, scale)})
+    write_json(folder / MISTAKES, {"schema": SCHEMA, "mistakes": entries})
+
+
+def load_mistakes(folder: Path | str) -> list[dict[str, Any]]:
+    """The entries of ``folder``/mistakes.json; none if the step stored none.
+
+    Raises:
+        InputError: The file is cut off or of another schema.
+    """
+    path = Path(folder) / MISTAKES
+    entries: list[dict[str, Any]] = read_json(path).get("mistakes", []) if path.is_file() else []
+    return entries
 
 
 def load_samples(folder: Path | str) -> list[dict[str, Any]] | None:
@@ -120,13 +157,29 @@ def _run_folder(folder: Path) -> Path:
     return next((place for place in (folder, *folder.parents) if (place / "config.yaml").is_file()), folder)
 
 
+def _entry(root: Path, record: Record) -> tuple[dict[str, Any], float]:
+    """Picture, size and truth of ``record``, and the scale from its pixels to those of the stored picture."""
+    picture = root / "samples" / "images" / f"{record.image_id}.jpg"
+    scale = min(1.0, LONGEST / max(record.width, record.height))
+    width, height = (max(1, round(side * scale)) for side in (record.width, record.height))
+    if not picture.is_file():
+        _shrink(Path(record.image), picture, width, height)
+    truth = [
+        {"box": _box(box, scale), "name": name, "ignore": bool(ignore)}
+        for box, name, ignore in zip(record.boxes, record.names, record.ignore, strict=True)
+    ]
+    place = picture.relative_to(root).as_posix()
+    return {"image_id": record.image_id, "image": place, "width": width, "height": height, "truth": truth}, scale
+
+
 def _shrink(source: Path, target: Path, width: int, height: int) -> None:
     import cv2
 
     pixels = cv2.imread(str(source), cv2.IMREAD_COLOR)
     if pixels is None:
         raise InputError(Finding(str(source), "image", "cannot be read", "restore the file or leave it out"))
-    _, content = cv2.imencode(".png", cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    _, content = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 92])
     write_bytes(target, content.tobytes())
 
 

@@ -15,7 +15,9 @@ from incdet.app.progress import Display
 from incdet.app.run import run
 from incdet.config import Config, load_config
 from incdet.errors import InputError
-from incdet.evaluation.scoring import score
+from incdet.evaluation.match_file import load_matches
+from incdet.evaluation.metrics import average_precision
+from incdet.evaluation.scoring import measure
 from incdet.memory.exemplars import Memory
 from incdet.methods.base import METHODS
 from incdet.network import checkpoint
@@ -64,8 +66,9 @@ def test_every_file_of_the_run_folder_is_there(finished: Finished) -> None:
             places |= {f"{name}/step_2", f"{name}/step_3"}
         if method.replay:
             expected |= {f"{name}/memory/step_2.json", f"{name}/memory/step_3.json"}
+    kept = ("model.safetensors", "checkpoint.json", "samples.json", "mistakes.json", "matches.npz")
     for place in places:
-        expected |= {f"{place}/{file}" for file in ("model.safetensors", "checkpoint.json", "samples.json")}
+        expected |= {f"{place}/{file}" for file in kept}
     assert expected - files == set()
     assert any(name.startswith("plots/") and name.endswith(".png") for name in files)
     assert any(name.startswith("samples/images/") for name in files)
@@ -203,6 +206,23 @@ def test_checkpoints_know_their_history(finished: Finished) -> None:
     assert not found.model.training
 
 
+def test_changes_reach_back_to_the_step_that_learned_a_class(finished: Finished) -> None:
+    steps = {entry["step"]: entry for entry in read(finished.root / "incdet" / "scores.json")["steps"]}
+    assert list(steps[2]["since"]) == list(steps[2]["changes"]) == STEPS[0]
+    assert set(steps[3]["since"]) == {*STEPS[0], *STEPS[1]}
+    for name in STEPS[1]:
+        assert steps[3]["since"][name] == steps[3]["changes"][name]
+    name = STEPS[0][0]
+    learned, now = (load_matches(finished.root / place) for place in ("base/step_1", "incdet/step_3"))
+    assert learned is not None and now is not None
+    start, end = average_precision(learned[name]), average_precision(now[name])
+    assert start is not None and end is not None
+    assert steps[3]["since"][name]["change"] == pytest.approx(end - start)
+    for entry in (steps[2], steps[3]):
+        assert set(entry["false_alarms"]) == {"old", "new"}
+        assert set(entry["confusion"]["objects"]) == {n for names in STEPS[: entry["step"]] for n in names}
+
+
 # --- the same run again
 
 
@@ -253,6 +273,8 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
         run(config, display=Stopping(phase, iteration))
     root = run(config, resume=True, display=quiet()[0])
     assert timeless(read(root / "results.json")) == timeless(read(finished.root / "incdet" / "results.json"))
+    details = read(root / "scores.json")  # the changes of old classes among them
+    assert details == read(finished.root / "incdet" / "scores.json") and details["steps"][2]["since"]
     assert_same_network(root / "base" / "step_1", finished.root / "base" / "step_1")
     for step in (2, 3):  # a run of one method keeps its results at the top
         assert_same_network(root / f"step_{step}", finished.root / "incdet" / f"step_{step}")
@@ -324,9 +346,9 @@ def test_the_next_step_trains_while_the_last_is_scored(settings: Settings, monke
 
     def patient(*args: Any, **more: Any) -> Any:
         assert reached.wait(60), "step 2 waits for the score of step 1"
-        return score(*args, **more)
+        return measure(*args, **more)
 
-    monkeypatch.setattr("incdet.app.run.score", patient)
+    monkeypatch.setattr("incdet.app.run.measure", patient)
     run(settings(methods=["masked"]), display=Watching(quiet()[0].console))
 
 

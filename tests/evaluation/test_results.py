@@ -4,18 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-from measured import NAMES, PROTOCOL, STEPS, one, run
+from measured import PROTOCOL, one, run
 
-from incdet.data.records import Record
 from incdet.errors import InputError
 from incdet.evaluation.comparison import compare
-from incdet.evaluation.detections import Detections
 from incdet.evaluation.metrics import ClassScore, Interval
 from incdet.evaluation.results import Results, decimal, percent
-from incdet.report.samples import LONGEST, load_samples, pick_samples, save_samples
 
 
 def test_the_file_has_the_published_schema(tmp_path: Path) -> None:
@@ -125,56 +120,3 @@ def test_impossible_steps_and_classes_are_refused() -> None:
 
 def test_numbers_are_written_for_people() -> None:
     assert (percent(None), percent(0.1234), percent(-0.0001), decimal(3.05)) == ("-", "12.3", "0.0", "3.0")
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[Record]:
-    records = []
-    shows = [["cat"], ["cat", "boat"], ["zebra"], ["bird", "boat", "dog"], []]
-    for number, names in enumerate(shows):
-        path = tmp_path / "data" / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), np.full((600, 1200, 3), 40 * number, np.uint8))
-        boxes = np.array([[100 * i, 50, 100 * i + 300, 400] for i in range(len(names))], np.float32).reshape(-1, 4)
-        cover = frozenset([*NAMES, "zebra"])
-        records.append(Record(path, number, 1200, 600, boxes, tuple(names), np.zeros(len(names), bool), cover))
-    return records
-
-
-def test_the_samples_are_those_that_show_most_classes_of_most_steps(pictures: list[Record]) -> None:
-    assert [record.image_id for record in pick_samples(pictures, STEPS, 2)] == [3, 1]
-    assert pick_samples(pictures[::-1], STEPS, 2) == pick_samples(pictures, STEPS, 2)
-    assert {record.image_id for record in pick_samples(pictures, STEPS, 9)} == {0, 1, 3}
-
-
-def test_samples_hold_pixels_truth_and_detections(tmp_path: Path, pictures: list[Record]) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
-    boxes = np.array([[0, 0, 120, 60], [10, 10, 600, 300], [5, 5, 9, 9]], np.float32)
-    detections = {1: Detections(boxes, np.array([0.4, 0.9, 0.01], np.float32), np.array([0, 2, 1]))}
-    folder = tmp_path / "run" / "incdet" / "step_2"
-    save_samples(folder, pictures[:2], detections, NAMES[:3])
-    for record in pictures:
-        record.image.unlink()  # the report may not need the data
-    save_samples(folder, pictures[:2], detections, NAMES[:3])
-    entries = load_samples(folder)
-    assert entries is not None and [entry["image_id"] for entry in entries] == [0, 1]
-    picture = cv2.imread(str(tmp_path / "run" / entries[1]["image"]))
-    assert picture is not None and picture.shape == (256, LONGEST, 3)
-    assert (entries[1]["width"], entries[1]["height"]) == (LONGEST, 256)
-    scale = LONGEST / 1200
-    assert [(item["name"], item["score"]) for item in entries[1]["detections"]] == [("bird", 0.9), ("cat", 0.4)]
-    assert entries[1]["detections"][0]["box"] == pytest.approx([10 * scale, 10 * scale, 512 / 2, 128], abs=0.01)
-    assert entries[1]["truth"][1] == {
-        "box": pytest.approx([100 * scale, 50 * scale, 400 * scale, 400 * scale], abs=0.01),
-        "name": "boat",
-        "ignore": False,
-    }
-    assert entries[0]["detections"] == []
-    assert load_samples(tmp_path) is None
-
-
-def test_a_sample_whose_picture_is_gone_is_an_input_error(tmp_path: Path, pictures: list[Record]) -> None:
-    pictures[0].image.unlink()
-    with pytest.raises(InputError, match=r"0\.jpg"):
-        save_samples(tmp_path / "run", pictures[:1], {}, NAMES)
