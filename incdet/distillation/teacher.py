@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import Responses, Selection, respond
+from incdet.network.bn_folding import folded_once
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 
@@ -64,6 +66,11 @@ class Teacher:
     def __init__(self, model: IncrementalRetinaNet, snapshot: IncrementalRetinaNet | None = None) -> None:
         self.model = _frozen(model)
         self.snapshot = _frozen(snapshot) if snapshot is not None else None
+        # Nobody else has these copies: their folded filters hold for good.
+        self._kept = ExitStack()
+        for frozen in (self.model, self.snapshot):
+            if frozen is not None:
+                self._kept.enter_context(folded_once(frozen))
 
     @property
     def columns(self) -> int:

@@ -66,6 +66,7 @@ def detect(
         ValueError: ``precision`` is none of the four.
     """
     from incdet.data.dataset import eval_loader
+    from incdet.network.bn_folding import folded_once
 
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -79,7 +80,8 @@ def detect(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+        with folded_once(model), torch.inference_mode(), autocast:
             for images, targets in eval_loader(records, batch_size, workers, pin_memory=on_gpu) if records else ():
                 outputs = model([_as_floats(image.to(device, non_blocking=True)) for image in images])
                 # The batch before lands only now: its copy had the time of this forward.

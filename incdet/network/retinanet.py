@@ -224,17 +224,19 @@ class IncrementalRetinaNet(nn.Module):
         grids = [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
         device = features[0].device
         key = (padded, tuple(grids), device)
-        if key not in self._anchors:
-            if len(self._anchors) >= CACHED_SHAPES:
-                self._anchors.pop(next(iter(self._anchors)))
+        known = self._anchors.get(key)
+        if known is None:
             # A tensor made in inference mode could never enter a loss later.
             with torch.inference_mode(False), torch.no_grad():
                 strides = [
                     [torch.tensor(padded[axis] // grid[axis], device=device) for axis in (0, 1)] for grid in grids
                 ]
                 self.anchor_generator.set_cell_anchors(torch.float32, device)
-                self._anchors[key] = torch.cat(self.anchor_generator.grid_anchors(grids, strides))
-        return self._anchors[key]
+                known = torch.cat(self.anchor_generator.grid_anchors(grids, strides))
+            # Nobody changes a dict that another thread may be reading: a new one takes its place.
+            latest = list(self._anchors.items())[1 - CACHED_SHAPES :]
+            self._anchors = {**dict(latest), key: known}
+        return known
 
     # A NamedTuple is a sequence to the type checker, but no batch of images is an ImageBatch.
     @overload

@@ -20,6 +20,7 @@ from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.errors import InputError
 from incdet.files import replacing
+from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.log import RunLog
@@ -135,7 +136,7 @@ class Engine:
         done = progress.restore(self.device)
         stream = iter(batches(done * self.settings.accumulation))
         meter = _Meter()
-        with _Interrupt() as interrupt:
+        with _Interrupt() as interrupt, folded_once(model):
             while done < iterations:
                 random = torch.get_rng_state()
                 try:

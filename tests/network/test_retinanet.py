@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -211,6 +214,33 @@ def test_the_anchor_cache_is_bounded() -> None:
     for side in range(2 * CACHED_SHAPES):
         model.anchors((32 + side, 32), feature)
     assert len(model._anchors) == CACHED_SHAPES
+
+
+def test_threads_share_one_model_whatever_shapes_they_ask_for() -> None:
+    model = network().eval()
+    shapes = [(32 + side, 32) for side in range(CACHED_SHAPES + 8)]
+    feature = [torch.zeros(1, 8, 1, 1)] * 2
+    wanted = {shape: network().anchors(shape, feature) for shape in shapes}
+    batches = [[torch.rand(3, 48, 64)], [torch.rand(3, 48, 48), torch.rand(3, 48, 40)]]
+    with torch.no_grad():
+        expected = [model(batch) for batch in batches]
+
+    def ask(seed: int) -> None:
+        for shape in random.Random(seed).choices(shapes, k=6000):
+            assert torch.equal(model.anchors(shape, feature), wanted[shape])
+        with torch.no_grad():
+            found = model(batches[seed % 2])
+        for image, other in zip(found, expected[seed % 2], strict=True):
+            assert all(torch.equal(image[key], other[key]) for key in other)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(model._anchors) <= CACHED_SHAPES
 
 
 def test_prepare_is_torchvisions_transform_and_keeps_other_keys() -> None:

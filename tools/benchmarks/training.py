@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from benchmarks.scene import make_scene
 from incdet.app.run import PLAIN
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
+from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import from_torchvision
@@ -126,6 +127,8 @@ class OurStep:
         self.model = model.to(device).train()
         if device == "cuda":
             self.model.to(memory_format=torch.channels_last)
+        self._kept = ExitStack()
+        self._kept.enter_context(folded_once(self.model))  # as the engine does for a phase
         self.batch = batch
         self.device = device
         height, width = batch.images[0].shape[-2:]
