@@ -67,6 +67,13 @@ class TrainingError(Exception):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was told to end (SIGTERM, as a cluster's scheduler does); what can be resumed has been stored.
+
+    The command line exits with code 143.
+    """
+
+
 class OutputError(Exception):
     """A file could not be written (disk full, quota, no permission); the file that was there before is as it was.
 

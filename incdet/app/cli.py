@@ -1,20 +1,25 @@
 """The command line: builds the parser, runs one verb, and turns what can go wrong into an exit code and a message.
 
-Exit codes: 0 done, 1 training could not go on or a file could not be written, 2 the input was refused, 130 interrupted.
+Exit codes: 0 done, 1 training could not go on or a file could not be written, 2 the input was refused, 130 interrupted,
+143 told to end (SIGTERM).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from incdet import __version__
 from incdet.app.verbs import check, evaluate, extend, keys, methods, predict, report, train
 from incdet.app.verbs.verb import Verb
-from incdet.errors import InputError, OutputError, TrainingError, suggest
+from incdet.errors import InputError, OutputError, Terminated, TrainingError, suggest
 
 VERBS: dict[str, Verb] = {
     module.__name__.rpartition(".")[2]: module.VERB
@@ -75,9 +80,13 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
 
 
 def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and classes that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parse(parser, words)
     try:
-        return VERBS[arguments.verb].run(arguments)
+        with _terminable():
+            return VERBS[arguments.verb].run(arguments)
     except InputError as error:
         print(f"The input was refused; nothing was trained or overwritten.\n{error}", file=sys.stderr)
         return 2
@@ -87,12 +96,29 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     except OutputError as error:
         print(f"A file could not be written; what was there before is as it was.\n{error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Interrupted. The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, Terminated) else 130
     except BrokenPipeError:  # `incdet keys | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block by an exception, as Ctrl-C does, so that everything in it is left in order."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from incdet.evaluation.results import SCHEMA
 from incdet.evaluation.scoring import score
 from incdet.files import require_output, write_json
 from incdet.network import checkpoint
-from incdet.training.engine import device_named
+from incdet.network.device import device_named
 
 
 def evaluate(
@@ -35,6 +35,7 @@ def evaluate(
     """
     if output is not None:
         require_output(output)
+    place = device_named(device)
     model = checkpoint.load(path).model
     data = read_annotations(annotations, images)
     shared = [name for name in model.vocab.names if name in data.names]
@@ -47,7 +48,7 @@ def evaluate(
                 f"the checkpoint knows {', '.join(model.vocab.names)}: rename the categories",
             )
         )
-    model.to(device_named(device))
+    model.to(place)
     detections = detect(model, data.records, batch_size=batch_size)
     scores = {
         name: value for name, value in score(data.records, detections, model.vocab.names).items() if name in shared

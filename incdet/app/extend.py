@@ -20,6 +20,7 @@ from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.base import get_method
 from incdet.network import checkpoint
+from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.samples import pick_samples
 from incdet.training.engine import Engine
@@ -68,6 +69,7 @@ def extend(
         InputError: Anything that is wrong with the input; nothing has been trained then.
     """
     config = _config(path, output, method, overrides)
+    device_named(config.engine.device, "key engine.device")
     chosen = get_method(method)
     if chosen.joint:
         raise InputError(

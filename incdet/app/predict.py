@@ -13,10 +13,10 @@ from incdet.data.records import Record
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import detect
 from incdet.evaluation.results import SCHEMA
-from incdet.files import write_json
+from incdet.files import require_output, write_json
 from incdet.network import checkpoint
+from incdet.network.device import device_named
 from incdet.report import plots as viz
-from incdet.training.engine import device_named
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -47,8 +47,10 @@ def predict(
     Raises:
         InputError: A picture or the checkpoint cannot be read.
     """
+    require_output(output, folder=True)
+    place = device_named(device)
     records = [_record(file, number) for number, file in enumerate(_files(images), start=1)]
-    model = checkpoint.load(path).model.to(device_named(device))
+    model = checkpoint.load(path).model.to(place)
     found = detect(model, records, batch_size=batch_size)
     entries: list[dict[str, Any]] = []
     for record in records:

@@ -70,8 +70,9 @@ class Display:
         if not self.console.is_terminal and (done == total or now - self._printed > LINE_SECONDS):
             self._printed = now
             left = (now - self._started) / max(1, done) * (total - done)
-            self.console.print(f"{name}: {done}/{total} {note} ETA {left:.0f} s", highlight=False, markup=False)
+            line = f"{name}: {done}/{total} {note} ETA {left:.0f} s"
+            self.console.print(line, highlight=False, markup=False, emoji=False)
 
     def say(self, text: object) -> None:
-        """A line (or a rich table) above the bar; brackets in a line are brackets, not rich's markup."""
-        self.console.print(text, markup=False)
+        """A line (or a rich table) above the bar; what looks like markup in it, as a class `[red]` does, is text."""
+        self.console.print(text, markup=False, emoji=False)

@@ -40,6 +40,7 @@ from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.base import Method, get_method
 from incdet.network import checkpoint
 from incdet.network.architecture import Recipe
+from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
 from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, save_samples
@@ -190,6 +191,7 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         TrainingError: A loss was not finite.
     """
     methods = [get_method(name, config.without) for name in config.methods]
+    device_named(config.engine.device, "key engine.device")
     refuse_other_run(config, resume=resume)
     if config.engine.tensorboard:
         require_tensorboard()

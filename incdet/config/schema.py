@@ -219,8 +219,8 @@ class Engine(_Section):
     """MiB of GPU memory for resized training images, used where all of them fit; 0 keeps none."""
     response_cache: Annotated[int, Field(ge=0)] = 1024
     """MiB of host memory (and disk) for what the teacher says about the images of a phase; 0 asks it at every draw."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """auto, cpu or cuda."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto (a CUDA GPU where there is one, else the CPU), cpu, cuda, cuda:N or mps."""
     log_every: Positive = 20
     """Optimiser steps between two lines of the log."""
     checkpoint_every: Positive = 1000

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
-from incdet.errors import InputError
+from incdet.errors import InputError, Terminated
 from incdet.files import replacing
 from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
+from incdet.network.device import device_named
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.log import RunLog
 from incdet.training.train_step import Criterion, NonFiniteCheck, TrainStep
@@ -66,7 +67,8 @@ class Engine:
             torch.cuda.set_device(settings.device)
         self.precision = chosen_precision(settings)
         self.accelerator = Accelerator(
-            cpu=settings.device == "cpu", mixed_precision={"off": "no"}.get(self.precision, self.precision)
+            cpu=device_named(settings.device, "key engine.device").type == "cpu",
+            mixed_precision={"off": "no"}.get(self.precision, self.precision),
         )
         self.settings = settings
         self.log = log
@@ -115,8 +117,8 @@ class Engine:
             schedule: Optimiser and learning rate.
             iterations: Optimiser steps in all, those before an interruption included.
             phase: Name in the log.
-            state: File to resume from if it exists, written every ``checkpoint_every`` steps, on Ctrl-C and at the
-                end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
+            state: File to resume from if it exists, written every ``checkpoint_every`` steps, on Ctrl-C or SIGTERM
+                and at the end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
             canvas: (H, W) to pad every batch to. On a GPU the network then runs as one CUDA graph, if its norms are
                 frozen and it proves equal; see ``incdet.network.cuda_graph``.
 
@@ -159,7 +161,7 @@ class Engine:
                         meter.add(losses, schedule.batch_size)
                     progress.store(done, torch.get_rng_state())
                 if interrupt.came:
-                    raise KeyboardInterrupt
+                    raise interrupt.came
 
     def _draw(
         self, model: IncrementalRetinaNet, stream: Iterator[Batch], canvas: tuple[int, int] | None
@@ -197,11 +199,6 @@ def chosen_precision(settings: EngineConfig) -> str:
         return settings.precision
     on_gpu = device_named(settings.device).type == "cuda"
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "off"
-
-
-def device_named(name: str) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:1`` as they say; ``auto`` is the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class _Meter:
@@ -260,18 +257,18 @@ class _Phase:
 
 
 class _Interrupt:
-    """Ctrl-C is heard when an iteration is whole, for half of one cannot be taken up again.
+    """Ctrl-C and SIGTERM are heard when an iteration is whole, for half of one cannot be taken up again.
 
     A second one stops at once; the last stored state stands then.
     """
 
     def __init__(self) -> None:
-        self.came = False
-        self._before: Any = None
+        self.came: KeyboardInterrupt | None = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._hear)
+            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -282,14 +279,14 @@ class _Interrupt:
         """Takes a KeyboardInterrupt raised inside for a Ctrl-C that came between two iterations."""
         try:
             yield
-        except KeyboardInterrupt:
-            self.came = True
+        except KeyboardInterrupt as interrupt:
+            self.came = interrupt
 
-    def _hear(self, *_: object) -> None:
-        self.came = True
+    def _hear(self, number: int, _: object) -> None:
+        self.came = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
         self._restore()
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}

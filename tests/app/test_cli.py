@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 
 import incdet
 from incdet.app.cli import VERBS, build_parser, run_tool
-from incdet.errors import Finding, InputError, TrainingError
+from incdet.errors import Finding, InputError, OutputError, Terminated, TrainingError
 
 TOOLS = ("train_incremental", "evaluate", "finetune_custom")
 
@@ -139,9 +141,11 @@ def test_tools_are_the_verbs(calls: list[Any], tmp_path: Path) -> None:
     [
         (InputError(Finding("a.json", "image 3", "is missing", "add it")), 2, "a.json: image 3: is missing -> add it"),
         (TrainingError("the loss is nan"), 1, "the loss is nan"),
+        (OutputError(Finding("a.json", "output", "cannot be written", "free some space")), 1, "free some space"),
         (KeyboardInterrupt(), 130, "--resume"),
+        (Terminated(), 143, "--resume"),
     ],
-    ids=["refused", "stopped", "interrupted"],
+    ids=["refused", "stopped", "full", "interrupted", "terminated"],
 )
 def test_an_expected_end_has_its_code_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any], error: BaseException, code: int, said: str
@@ -155,6 +159,43 @@ def test_an_expected_end_has_its_code_and_no_traceback(
     done = incdet_command("report", "x")
     assert done.code == code
     assert said in done.err and "Traceback" not in done.err and not done.out
+
+
+def test_sigterm_ends_a_verb_in_order(monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any]) -> None:
+    import incdet.report.html
+
+    left = []
+
+    def work(folder: Path) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            left.append(folder)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(incdet.report.html, "write_report", work)
+    assert incdet_command("report", "x").code == 143
+    assert left == [Path("x")] and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu", "mps", "cdua"])
+@pytest.mark.usefixtures("no_training")
+def test_a_device_that_is_not_there_is_refused_before_any_work(
+    device: str, monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for words in (
+        ["evaluate", "--checkpoint", "gone", "--data", "gone", "--device", device],
+        ["predict", "--checkpoint", "gone", "--images", "gone", "--output", tmp_path / "out", "--device", device],
+        ["train", "--config", "configs/shapes/demo.yaml", f"output={tmp_path}/run", f"engine.device={device}"],
+        ["extend", "--checkpoint", "x", "--data", "y", "--output", tmp_path / "run", f"engine.device={device}"],
+    ):
+        done = incdet_command(*words)
+        assert done.code == 2 and device in done.err and "gone" not in done.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -211,6 +252,14 @@ def test_refused_input_in_a_process_of_its_own(repository: Path, tmp_path: Path)
     assert "did you mean 'seed'?" in done.stderr and "key engine.precision: is 'half'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_the_terminal_cannot_show_is_no_traceback(repository: Path) -> None:
+    command = [sys.executable, "-m", "incdet", "report", b"runs/\xff\xfe"]
+    surroundings = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=repository, capture_output=True, timeout=60, env=surroundings)
+    assert done.returncode == 2
+    assert b"runs/\\udcff\\udcfe" in done.stderr and b"Traceback" not in done.stderr
 
 
 def test_methods_and_keys_are_listed(incdet_command: Callable[..., Any]) -> None:

@@ -48,3 +48,13 @@ def test_a_terminal_gets_a_bar_with_eta_and_lines_above_it() -> None:
     printed = text.getvalue()
     for word in ("step 1 train", "loss", "4/4", "ETA", "a word", "step 1 evaluate"):
         assert word in printed
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are() -> None:
+    shown, text = display()
+    with shown:
+        shown.say("step 1: [/b], [red], :dog:, \\[x]")
+        shown.prefix = "[/b]"
+        shown.advance("evaluate", 1, 1)
+    assert text.getvalue().splitlines()[0] == "step 1: [/b], [red], :dog:, \\[x]"
+    assert text.getvalue().splitlines()[1].startswith("[/b] evaluate: 1/1")

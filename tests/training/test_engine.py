@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from incdet.config import Engine as Settings
 from incdet.config import Schedule
-from incdet.errors import TrainingError
+from incdet.errors import Terminated, TrainingError
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.training.engine import Batch, Engine, learning_rate
 from incdet.training.log import RunLog
@@ -430,22 +430,26 @@ def test_the_random_state_is_restored(make_engine: Callable[..., Engine], tmp_pa
     assert_equal_states(state_of(fresh), state_of(whole))
 
 
-@pytest.mark.parametrize("call", [3, 4])
+@pytest.mark.parametrize(
+    ("call", "number", "error"),
+    [(3, signal.SIGINT, KeyboardInterrupt), (4, signal.SIGINT, KeyboardInterrupt), (4, signal.SIGTERM, Terminated)],
+)
 def test_an_interrupt_in_the_middle_of_an_iteration_does_not_count_half_of_it(
-    make_engine: Callable[..., Engine], tmp_path: Path, call: int
+    make_engine: Callable[..., Engine], tmp_path: Path, call: int, number: int, error: type[BaseException]
 ) -> None:
     """Ctrl-C comes when it likes: mostly between forward and step, when BatchNorm has seen the batch already."""
     plan, state = schedule(optimizer="adamw"), tmp_path / "train.pt"
     whole = network()
     make_engine().fit(whole, Plain(whole), stream(), plan, 6, phase="x")
 
-    def interrupt(number: int, losses: dict[str, Tensor]) -> None:
-        if number == call:
-            signal.raise_signal(signal.SIGINT)
+    def interrupt(done: int, losses: dict[str, Tensor]) -> None:
+        if done == call:
+            signal.raise_signal(number)
 
-    part = network()
-    with pytest.raises(KeyboardInterrupt):
+    part, before = network(), signal.getsignal(number)
+    with pytest.raises(error):
         make_engine().fit(part, Plain(part, interrupt), stream(), plan, 6, phase="x", state=state)
+    assert signal.getsignal(number) is before
     fresh = network(seed=9)
     make_engine().fit(fresh, Plain(fresh), stream(), plan, 6, phase="x", state=state)
     assert_equal_states(state_of(fresh), state_of(whole))

@@ -77,7 +77,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, what: str = "folder of one s
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where the network runs."""
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda [auto]")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
 
 
 def words_of(text: str) -> list[str]:
