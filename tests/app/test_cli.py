@@ -255,7 +255,7 @@ def test_refused_input_in_a_process_of_its_own(repository: Path, tmp_path: Path)
 
 
 def test_a_name_that_the_terminal_cannot_show_is_no_traceback(repository: Path) -> None:
-    command = [sys.executable, "-m", "incdet", "report", b"runs/\xff\xfe"]
+    command: list[str | bytes] = [sys.executable, "-m", "incdet", "report", b"runs/\xff\xfe"]
     surroundings = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, cwd=repository, capture_output=True, timeout=60, env=surroundings)
     assert done.returncode == 2
