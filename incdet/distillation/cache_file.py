@@ -1,8 +1,7 @@
-"""The archive: a teacher's guidance for every image of a phase, and the file that spares a resumed run the asking.
+"""The cache file: what teachers say about every image of a phase, so that a resumed run need not ask again.
 
-A file is used only if it was made by the same teacher, from the same data, under the same geometry, and is whole.
-Shape letters: I images, E entries (an image, flipped or not), K student and O teacher columns, L levels, N rows of
-responses, P pseudo-positive, U ignored and V void entries, T terms.
+A file is used only if it was made by the same teachers, from the same data, under the same rule, and is whole.
+Shape letters: I images, E entries (an image, flipped or not), L levels, N places of a list.
 """
 
 from __future__ import annotations
@@ -19,78 +18,96 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from incdet.data.records import Record
+from incdet.distillation.teacher_targets import Entries
 from incdet.files import replacing
 
-FORMAT = "incdet responses 1"
+FORMAT = "incdet responses 2"
 
 
-class Archive(NamedTuple):
-    """What the teacher's answers to all entries mean, on the host, one entry behind the other.
+class Ragged(NamedTuple):
+    """One list of places of every entry, one entry behind the other.
 
-    Of each kind of list, entry e has the stretch from ``ends[e]`` on, up to ``ends[e + 1]``. Anchors are those of the
-    entry's own canvas.
+    Attributes:
+        ends: (E + 1,) int64; entry e has the places from ``ends[e]`` on, up to ``ends[e + 1]``.
+        anchor: (N,) int64, of the entry's own canvas.
+        values: (N, ...) each.
+    """
+
+    ends: Tensor
+    anchor: Tensor
+    values: Mapping[str, Tensor]
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Entries, int]]) -> Ragged:
+        """The places of several batches, each with its number of images, on the host."""
+        counts = [torch.bincount(entries.image.cpu(), minlength=images) for entries, images in parts]
+        ends = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(dim=0)])
+        anchor = torch.cat([entries.anchor.cpu() for entries, _ in parts])
+        names = parts[0][0].values
+        return cls(ends, anchor, {name: torch.cat([entries[name].cpu() for entries, _ in parts]) for name in names})
+
+    def stretches(self, entries: Tensor) -> Entries:
+        """The places of ``entries`` (B,), whose position in ``entries`` is their image."""
+        starts, counts = self.ends[entries], self.ends[entries + 1] - self.ends[entries]
+        owner = torch.arange(len(entries)).repeat_interleave(counts)
+        before = counts.cumsum(dim=0) - counts
+        place = torch.arange(len(owner)) + (starts - before)[owner]
+        return Entries(owner, self.anchor[place], {name: value[place] for name, value in self.values.items()})
+
+
+class CachedTargets(NamedTuple):
+    """What the terms of a method keep of the teachers' answers to all entries, on the host.
 
     Attributes:
         entry: (I, 2) int64, the entry of an image as it is and flipped; -1 where that is never drawn.
         grids: (E, L, 2) int64, rows and columns of every level of the entry's canvas.
-        channels: (E, K) bool, which the pseudo-labels speak for.
-        row_ends: (E + 1,) int64.
-        row_anchor: (N,) int64.
-        logits: (N, O) float32.
-        deltas: (N, 4) float32.
-        rows: (N, T) bool, which of the method's T terms listen.
-        positive_ends: (E + 1,) int64; anchors of accepted pseudo-boxes.
-        positive_anchor: (P,) int64.
-        positive_column: (P,) int64.
-        positive_box: (P, 4) float32 xyxy in prepared pixels.
-        positive_free: (P,) bool, not taken by an annotated object.
-        between_ends: (E + 1,) int64; anchors that are neither pseudo-positive nor background.
-        between_anchor: (U,) int64.
-        void_ends: (E + 1,) int64; doubtful entries.
-        void_anchor: (V,) int64.
-        void_column: (V,) int64.
+        lists: By ``term/list``.
     """
 
     entry: Tensor
     grids: Tensor
-    channels: Tensor
-    row_ends: Tensor
-    row_anchor: Tensor
-    logits: Tensor
-    deltas: Tensor
-    rows: Tensor
-    positive_ends: Tensor
-    positive_anchor: Tensor
-    positive_column: Tensor
-    positive_box: Tensor
-    positive_free: Tensor
-    between_ends: Tensor
-    between_anchor: Tensor
-    void_ends: Tensor
-    void_anchor: Tensor
-    void_column: Tensor
+    lists: Mapping[str, Ragged]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name of its own."""
+        found = {"entry": self.entry, "grids": self.grids}
+        for name, ragged in self.lists.items():
+            found |= {f"{name}/ends": ragged.ends, f"{name}/anchor": ragged.anchor}
+            found |= {f"{name}/value/{key}": value for key, value in ragged.values.items()}
+        return found
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> CachedTargets:
+        """The inverse of ``tensors``."""
+        names = [name.removesuffix("/ends") for name in tensors if name.endswith("/ends")]
+        lists = {}
+        for name in names:
+            start = f"{name}/value/"
+            values = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+            lists[name] = Ragged(tensors[f"{name}/ends"], tensors[f"{name}/anchor"], values)
+        return cls(tensors["entry"], tensors["grids"], lists)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(part.nbytes for part in self)
+        return sum(part.nbytes for part in self.tensors().values())
 
 
 class Key(NamedTuple):
-    """What an archive depends on, each part as a digest; two archives of one key are the same."""
+    """What cached targets depend on, each part as a digest; two of one key are the same."""
 
     teacher: str
     data: str
-    geometry: str
+    rule: str
 
     @classmethod
-    def of(cls, states: Iterable[Mapping[str, Tensor]], records: Sequence[Record], geometry: Mapping[str, Any]) -> Key:
-        """The key of what these teachers' weights say about these pictures.
+    def of(cls, states: Iterable[Mapping[str, Tensor]], records: Sequence[Record], rule: Mapping[str, Any]) -> Key:
+        """The key of what these teachers' weights mean for these pictures.
 
         Args:
             states: State dicts of the networks that answer.
             records: File names, sizes, annotations and order count.
-            geometry: All else the answers depend on: sizes, anchors, thresholds, the method; as a JSON value.
+            rule: All else it depends on: sizes, anchors, thresholds, the terms; as a JSON value.
         """
         pictures = [
             [
@@ -108,19 +125,19 @@ class Key(NamedTuple):
         return cls(
             "/".join(_digest(state) for state in states),
             _hash(json.dumps(pictures).encode()),
-            _hash(json.dumps(geometry, sort_keys=True).encode()),
+            _hash(json.dumps(rule, sort_keys=True).encode()),
         )
 
 
-def save(path: Path, archive: Archive, key: Key) -> None:
+def save(path: Path, cached: CachedTargets, key: Key) -> None:
     """Writes the file whole or not at all; its folder is made where it is missing."""
-    tensors = {name: values.contiguous() for name, values in archive._asdict().items()}
-    with replacing(path) as draft:
-        save_file(tensors, draft, {"format": FORMAT, "content": _digest(tensors), **key._asdict()})
+    tensors = {name: values.contiguous() for name, values in cached.tensors().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"format": FORMAT, "content": _digest(tensors), **key._asdict()})
 
 
-def load(path: Path, key: Key) -> tuple[Archive | None, str]:
-    """The archive of ``path``, or why there is none to be used: a reason in words, empty where there is no file."""
+def load(path: Path, key: Key) -> tuple[CachedTargets | None, str]:
+    """What ``path`` holds, or why it is not to be used: a reason in words, empty where there is no file."""
     if not path.is_file():
         return None, ""
     try:
@@ -131,12 +148,12 @@ def load(path: Path, key: Key) -> tuple[Archive | None, str]:
             other = [name for name, digest in key._asdict().items() if known.get(name) != digest]
             if other:
                 return None, f"it was made with another {' and another '.join(other)}"
-            tensors = {name: file.get_tensor(name) for name in Archive._fields}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError, ValueError) as fault:
         return None, f"it cannot be read ({fault})"
     if _digest(tensors) != known.get("content"):
         return None, "its content was changed"
-    return Archive(**tensors), ""
+    return CachedTargets.from_tensors(tensors), ""
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

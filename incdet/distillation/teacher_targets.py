@@ -1,7 +1,7 @@
-"""What is known of a batch before the student speaks: its annotations, and what the teacher's answer means beside them.
+"""What a student is compared with: the annotations of a batch, and what the teachers' answers mean beside them.
 
-Nothing here depends on the student, so that all of it can be decided once for a picture and be kept.
-Shape letters: B images, A anchors, K student columns, N rows of the teacher's responses.
+Nothing here depends on the student, so that it can be known before its forward, and be kept for a picture.
+Shape letters: B images, A anchors, K student columns, N places (pairs of an image and an anchor).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from incdet.distillation.pseudo_labels import PseudoLabels
-from incdet.distillation.terms import Responses
-from incdet.ops.assign import Assignment, assign
+from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
+from incdet.ops.assign import Assignment
 
 
 class BatchTargets(NamedTuple):
@@ -25,42 +24,98 @@ class BatchTargets(NamedTuple):
         anchors: (A, 4) xyxy pixels of the batch.
         assignment: Of the anchors to the annotated boxes.
         coverage: Annotated channels, (B, K) bool; a target without ``coverage`` covers everything.
+        heads: Number of classes of each of the student's heads; they sum to K. The last one is learned in this step,
+            and an image that covers none of its columns is an exemplar.
+        box_kind: ``l1`` or ``giou``, the detector's own box loss.
     """
 
     targets: Sequence[Mapping[str, Any]]
     anchors: Tensor
     assignment: Assignment
     coverage: Tensor
+    heads: tuple[int, ...]
+    box_kind: str = "l1"
 
     @classmethod
-    def read(
-        cls, targets: Sequence[Mapping[str, Any]], anchors: Tensor, columns: int, *, static: bool = False
-    ) -> BatchTargets:
-        """The annotations as a student of K = ``columns`` classes takes them; ``static`` as for ``assign``."""
-        everything = torch.ones(columns, dtype=torch.bool, device=anchors.device)
-        coverage = torch.stack([target.get("coverage", everything) for target in targets])
-        return cls(targets, anchors, assign(targets, anchors, static=static), coverage)
+    def read(cls, model: IncrementalRetinaNet, batch: ImageBatch) -> BatchTargets:
+        """The annotations of ``batch`` as ``model`` takes them, by its own matching thresholds."""
+        targets, anchors = batch.targets or [], model.batch_anchors(batch)
+        everything = torch.ones(len(model.vocab), dtype=torch.bool, device=anchors.device)
+        coverage = [target.get("coverage", everything) for target in targets]
+        return cls(
+            targets,
+            anchors,
+            model.match(anchors, targets, static=batch.static),
+            torch.stack(coverage) if coverage else everything[None][:0],
+            tuple(len(step) for step in model.vocab.steps),
+            model.recipe.box_loss,
+        )
 
-    def shown(self, images: str, newest: int) -> Tensor | None:
-        """Which images (B,) bool are ``new`` or ``exemplars``; None for ``both``.
-
-        An exemplar covers none of the ``newest`` last columns.
-        """
+    def shown(self, images: str) -> Tensor | None:
+        """Which images (B,) bool are ``new`` or ``exemplars``; None for ``both``."""
         if images == "both":
             return None
-        new = self.coverage[:, self.coverage.shape[1] - newest :].any(dim=1)
+        new = self.coverage[:, self.coverage.shape[1] - self.heads[-1] :].any(dim=1)
         return {"new": new, "exemplars": ~new}[images]
 
+    def untaken(self, image: Tensor, anchor: Tensor) -> Tensor:
+        """Which places (N,) no annotated object has taken, (N,) bool."""
+        return self.assignment.matched.flatten().index_select(0, image * len(self.anchors) + anchor) < 0
 
-class TeacherTargets(NamedTuple):
-    """A teacher's answer, decided upon.
+
+class Entries(NamedTuple):
+    """Values at some places of a batch.
 
     Attributes:
-        responses: On all anchors that some term listens to.
-        rows: The rows of each term by its name, (N,) bool.
-        labels: Of the channels that nobody annotated; None for a method without pseudo-labels.
+        image: (N,) int64, ascending.
+        anchor: (N,) int64 index into the batch's anchors.
+        values: (N, ...) each.
     """
 
-    responses: Responses
-    rows: Mapping[str, Tensor]
-    labels: PseudoLabels | None
+    image: Tensor
+    anchor: Tensor
+    values: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, wanted: Tensor, **maps: Tensor) -> Entries:
+        """The places where ``wanted`` (B, A) is true, with the values of ``maps`` (B, A, ...) there."""
+        anchors = wanted.shape[1]
+        flat = wanted.flatten().nonzero().squeeze(1)
+        values = {name: one.flatten(0, 1).index_select(0, flat) for name, one in maps.items()}
+        return cls(flat // anchors, flat % anchors, values)
+
+    def __getitem__(self, name: str) -> Tensor:  # type: ignore[override]
+        return self.values[name]
+
+    def only(self, rows: Tensor) -> Entries:
+        """The places that ``rows`` (N,) bool takes."""
+        return Entries(
+            self.image[rows], self.anchor[rows], {name: value[rows] for name, value in self.values.items()}
+        )
+
+    def flat(self, anchors: int) -> Tensor:
+        """(N,) positions in a flattened (B, A) map."""
+        return self.image * anchors + self.anchor
+
+    def look_up(self, student: Tensor) -> Tensor:
+        """The student's values (B, A, X) at the places, (N, X) float32; no place still is a path for the gradient."""
+        return student.flatten(0, 1).index_select(0, self.flat(student.shape[1])).float()
+
+
+TermTargets = Mapping[str, Entries | Sequence[Tensor]]
+"""What one term keeps of the teachers' answers: lists of entries, or whole feature maps, which are never cached."""
+
+
+class Targets(NamedTuple):
+    """All that the student's outputs on a batch are compared with.
+
+    Attributes:
+        batch: The annotations.
+        terms: What the method's terms made of the teachers' answers, by the name of the term.
+        counts: What each loss is divided by once it is summed over the whole batch of an optimiser step, scalars by
+            name; ``images`` is the number of images.
+    """
+
+    batch: BatchTargets
+    terms: Mapping[str, TermTargets]
+    counts: Mapping[str, Tensor]

@@ -1,0 +1,15 @@
+"""The terms of a loss that teachers speak in, one a file.
+
+A term is built in two halves: ``targets`` keeps what it needs of the teachers' answers to a batch, which never depends
+on the student and so can be cached; ``losses`` compares the student's outputs with it.
+"""
+
+from __future__ import annotations
+
+from incdet.distillation.terms.kd_box import KdBox
+from incdet.distillation.terms.kd_quality import KdQuality
+from incdet.distillation.terms.kd_response import KdResponse
+from incdet.distillation.terms.kd_softmax import KdSoftmax
+from incdet.distillation.terms.pseudo_labels import PseudoLabels
+
+__all__ = ["KdBox", "KdQuality", "KdResponse", "KdSoftmax", "PseudoLabels"]

@@ -1,0 +1,109 @@
+"""Quality-focal distillation of one student by two teachers: the old network and one of the new classes alone.
+
+Shape letters: B images, A anchors, K student columns, N places where some target is not nought.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
+from incdet.distillation.term import Answers, PlainTerm
+from incdet.network.retinanet import HeadOutputs
+from incdet.ops.assign import IGNORED
+from incdet.ops.losses import ClassTargets
+
+
+class KdQuality(PlainTerm):
+    """``|sigmoid(z) - t|^2 BCE(z, t)`` (Li et al., Generalized Focal Loss, 2020, eq. 2) on the unannotated channels.
+
+    The target t of an old channel is the old network's score. That of a new channel, which the exemplars lack, is the
+    interim network's score times one minus the highest old score at the anchor: the interim network has never been
+    told that a cow is no sheep, the old one knows the cow. At anchors that an annotated object has taken every
+    unannotated channel is nought; anchors between object and background are left out. All other anchors count: the
+    loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets above 0.05
+    and of the annotated positives.
+
+    Targets below ``floor`` are nought, so that only the places of the others have to be kept.
+    """
+
+    name: ClassVar[str] = "kd_quality"
+    floor: float = Field(0.01, ge=0, lt=1)
+    """Targets below it are nought."""
+    discount: float = Field(1.0, ge=0, le=1)
+    """How much of an old score is taken off the interim network's targets; 0 leaves them as they are."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The network before the step and, where there is one, that of the new classes."""
+        return ("old", "interim")
+
+    def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
+        """The targets (N, K) at the places that have some."""
+        old = answers["old"]
+        scores = old.logits.sigmoid()
+        target = scores.new_zeros(*scores.shape[:2], batch.coverage.shape[1])
+        target[..., : scores.shape[-1]] = scores
+        if "interim" in answers:
+            new = answers["interim"]
+            rest = 1 - self.discount * scores.amax(dim=-1, keepdim=True)
+            # After a step the old network's columns may be all of them; the interim one then has nothing to add.
+            columns = slice(max(new.first, scores.shape[-1]), None)
+            target[..., columns] = new.logits.sigmoid()[..., columns.start - new.first :] * rest
+        free = (batch.assignment.matched < 0) & (batch.assignment.matched != IGNORED)
+        target = target * ~batch.coverage[:, None] * free[..., None]
+        target[target < self.floor] = 0
+        return {"rows": Entries.of(target.amax(dim=-1) > 0, target=target)}
+
+    def count(self, targets: Any, batch: BatchTargets) -> Tensor:
+        """The sum of the highest targets above 0.05 and of the annotated positives."""
+        best = targets["rows"]["target"].amax(dim=1)
+        return (best * (best > 0.05)).sum() + batch.assignment.positives.sum()
+
+    def class_targets(self, targets: TermTargets, batch: BatchTargets, total: Tensor) -> ClassTargets | None:
+        """Every entry of an unannotated channel as background, which is what a target of nought makes of it."""
+        matched = batch.assignment.matched
+        nothing = matched.new_zeros(0)
+        background = batch.assignment._replace(
+            matched=torch.where(matched == IGNORED, matched, -1),
+            image=nothing,
+            anchor=nothing,
+            column=nothing,
+            boxes=batch.anchors[:0],
+            positives=torch.zeros_like(batch.assignment.positives),
+            mask=None,
+        )
+        return ClassTargets(background, ~batch.coverage, None, total.clamp(min=1.0).expand(len(matched)))
+
+    def losses(
+        self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor, focal: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The weighted scalar; ``focal`` charges all entries as background, 0.75 of what is wanted of them."""
+        rows: Entries = targets["rows"]
+        own, wanted = rows.look_up(student.logits), rows["target"]
+        # What is nought has been charged already.
+        more = (quality_focal(own, wanted) - quality_focal(own, torch.zeros_like(wanted))) * (wanted > 0)
+        loss = more.sum() / total.clamp(min=1.0)
+        if focal is not None:
+            loss = loss + focal / (1 - ALPHA)
+        return {self.name: self.weight * loss}
+
+
+ALPHA = 0.25
+"""The focal loss weighs background by 1 - alpha; the quality focal loss does not."""
+
+
+def quality_focal(logits: Tensor, target: Tensor) -> Tensor:
+    """``|sigmoid(z) - t|^2 BCE(z, t)`` entry by entry; zero where ``sigmoid(z) = t``.
+
+    Args:
+        logits: Any shape, float32.
+        target: In [0, 1], of the same shape.
+    """
+    gap = logits.sigmoid() - target
+    return gap.square() * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
