@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class CachedProvider:
         for name, ragged in self._cached.lists.items():
             places = ragged.stretches(entries)
             anchor = self._moved(places.anchor, places.image, self._cached.grids[entries], grid)
-            found[name] = places._replace(anchor=anchor)
+            found[name] = replace(places, anchor=anchor)
         return _grouped(_sent(found, batch.images.device))
 
     def _moved(self, anchor: Tensor, image: Tensor, grids: Tensor, grid: Tensor) -> Tensor:
@@ -81,6 +82,7 @@ def fill(
     flips: Sequence[bool],
     *,
     budget: int,
+    masked: bool = True,
     canvas: tuple[int, int] | None = None,
     batch_size: int = 8,
     workers: int = 0,
@@ -96,6 +98,7 @@ def fill(
         dataset: Without augmentation.
         flips: False for the images as they are, True for flipped ones, or both.
         budget: Bytes that may be kept.
+        masked: See ``BatchTargets.read``.
         canvas: (H, W) that the training pads every batch to; by default each picture has its own.
         batch_size: Pictures of a forward.
         workers: Processes that read images.
@@ -119,7 +122,7 @@ def fill(
         ]
         with torch.random.fork_rng(devices=[]):  # preparing a batch for training draws its size
             batch = student.prepare(pictures, truths, canvas=canvas)
-        for name, entries in _asked(teaching, student, batch).items():
+        for name, entries in _asked(teaching, student, batch, masked).items():
             lists.setdefault(name, []).append((entries, len(pictures)))
             held += sum(part.nbytes for part in (entries.anchor, *entries.values.values()))
         grids.append(torch.tensor(student.grids(batch)).expand(len(pictures), -1, 2))
@@ -133,9 +136,9 @@ def fill(
     return CachedTargets(entry, torch.cat(grids), {name: Ragged.joined(parts) for name, parts in lists.items()})
 
 
-def _asked(teaching: Teaching, student: IncrementalRetinaNet, batch: ImageBatch) -> dict[str, Entries]:
+def _asked(teaching: Teaching, student: IncrementalRetinaNet, batch: ImageBatch, masked: bool) -> dict[str, Entries]:
     """What the terms keep of a batch, on the host, by ``term/list``."""
-    kept = teaching.targets(batch, BatchTargets.read(student, batch))
+    kept = teaching.targets(batch, BatchTargets.read(student, batch, masked=masked))
     found: dict[str, Entries] = {}
     for term, lists in kept.items():
         for name, entries in lists.items():

@@ -7,6 +7,7 @@ Shape letters: B images, A anchors, K student columns, N places (pairs of an ima
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ class BatchTargets(NamedTuple):
         anchors: (A, 4) xyxy pixels of the batch.
         assignment: Of the anchors to the annotated boxes.
         coverage: Annotated channels, (B, K) bool; a target without ``coverage`` covers everything.
+        trained: (B, K) bool, channels that the method trains as annotated: the covered ones, or all.
         heads: Number of classes of each of the student's heads; they sum to K. The last one is learned in this step,
             and an image that covers none of its columns is an exemplar.
         box_kind: ``l1`` or ``giou``, the detector's own box loss.
@@ -33,20 +35,29 @@ class BatchTargets(NamedTuple):
     anchors: Tensor
     assignment: Assignment
     coverage: Tensor
+    trained: Tensor
     heads: tuple[int, ...]
     box_kind: str = "l1"
 
     @classmethod
-    def read(cls, model: IncrementalRetinaNet, batch: ImageBatch) -> BatchTargets:
-        """The annotations of ``batch`` as ``model`` takes them, by its own matching thresholds."""
+    def read(cls, model: IncrementalRetinaNet, batch: ImageBatch, *, masked: bool = True) -> BatchTargets:
+        """The annotations of ``batch`` as ``model`` takes them, by its own matching thresholds.
+
+        Args:
+            model: The student.
+            batch: Prepared by it.
+            masked: Only annotated channels are trained as annotated; False declares every channel covered.
+        """
         targets, anchors = batch.targets or [], model.batch_anchors(batch)
         everything = torch.ones(len(model.vocab), dtype=torch.bool, device=anchors.device)
-        coverage = [target.get("coverage", everything) for target in targets]
+        masks = [target.get("coverage", everything) for target in targets]
+        coverage = torch.stack(masks) if masks else everything[None][:0]
         return cls(
             targets,
             anchors,
             model.match(anchors, targets, static=batch.static),
-            torch.stack(coverage) if coverage else everything[None][:0],
+            coverage,
+            coverage if masked else torch.ones_like(coverage),
             tuple(len(step) for step in model.vocab.steps),
             model.recipe.box_loss,
         )
@@ -63,7 +74,8 @@ class BatchTargets(NamedTuple):
         return self.assignment.matched.flatten().index_select(0, image * len(self.anchors) + anchor) < 0
 
 
-class Entries(NamedTuple):
+@dataclass(frozen=True)
+class Entries:
     """Values at some places of a batch.
 
     Attributes:
@@ -84,14 +96,16 @@ class Entries(NamedTuple):
         values = {name: one.flatten(0, 1).index_select(0, flat) for name, one in maps.items()}
         return cls(flat // anchors, flat % anchors, values)
 
-    def __getitem__(self, name: str) -> Tensor:  # type: ignore[override]
+    def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
 
     def only(self, rows: Tensor) -> Entries:
         """The places that ``rows`` (N,) bool takes."""
-        return Entries(
-            self.image[rows], self.anchor[rows], {name: value[rows] for name, value in self.values.items()}
-        )
+        return Entries(self.image[rows], self.anchor[rows], {name: value[rows] for name, value in self.values.items()})
+
+    def holding(self, **values: Tensor) -> Entries:
+        """The same places with these values instead."""
+        return Entries(self.image, self.anchor, values)
 
     def flat(self, anchors: int) -> Tensor:
         """(N,) positions in a flattened (B, A) map."""

@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
 from incdet.files import copy_file, write_json
-
-Features = Mapping[str, Mapping[int, NDArray[np.float32]]]
-"""Class name -> position of a record -> L2-normalised feature (C,)."""
+from incdet.memory.selection import SELECTIONS, Features, Pool
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Memory:
         Args:
             candidates: The step's records, with the coverage they are to keep.
             new: The step's classes.
-            selection: ``herding`` (needs ``features``), ``random`` or ``class-balanced``.
+            selection: One of ``SELECTIONS``.
             features: As given by ``object_features``.
             seed: Of ``random``.
 
@@ -132,8 +129,8 @@ class Memory:
         # Rare classes choose first, or a common class would take the few images they have.
         pools = {name: [i for i, record in enumerate(candidates) if _holds(record, name)] for name in new}
         for name in sorted(new, key=lambda name: (len(pools[name]), list(new).index(name))):
-            pool = [i for i in pools[name] if candidates[i].image not in used]
-            ranked = _rank(pool, candidates, name, quotas[name], selection, features, seed)
+            free = [i for i in pools[name] if candidates[i].image not in used]
+            ranked = SELECTIONS[selection].rank(Pool(name, free, candidates, features, seed), quotas[name])
             chosen[name] = tuple(candidates[i] for i in ranked)
             used.update(record.image for record in chosen[name])
         return replace(self, exemplars={name: chosen.get(name, ()) for name in known})
@@ -212,70 +209,6 @@ class Memory:
             self,
             exemplars={name: tuple(copied(record) for record in ranked) for name, ranked in self.exemplars.items()},
         )
-
-
-def herd(features: NDArray[np.float32], count: int) -> list[int]:
-    """Greedy herding: positions whose prefix means approximate the mean of all features best (Welling 2009).
-
-    Args:
-        features: (N, C).
-        count: How many positions to rank, at most N are.
-
-    Returns:
-        Distinct positions, best first.
-    """
-    mean = features.mean(axis=0)
-    total = np.zeros_like(mean)
-    chosen: list[int] = []
-    free = np.ones(len(features), dtype=bool)
-    for step in range(1, min(count, len(features)) + 1):
-        distance = np.linalg.norm(mean - (total + features) / step, axis=1)
-        distance[~free] = np.inf
-        best = int(distance.argmin())
-        chosen.append(best)
-        free[best] = False
-        total = total + features[best]
-    return chosen
-
-
-def _rank(
-    pool: list[int],
-    candidates: Sequence[Record],
-    name: str,
-    count: int,
-    selection: str,
-    features: Features | None,
-    seed: int,
-) -> list[int]:
-    if selection == "herding":
-        if features is None:
-            raise ValueError("herding needs the features of the candidates")
-        known = [i for i in pool if i in features.get(name, {})]
-        if not known:
-            return []
-        return [known[i] for i in herd(np.stack([features[name][i] for i in known]), count)]
-    if selection == "random":
-        # One generator a class: adding a class must not reshuffle the others.
-        digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        return [pool[i] for i in np.random.default_rng([seed, digest]).permutation(len(pool))[:count]]
-    if selection == "class-balanced":
-        return _balanced(pool, candidates, count)
-    raise ValueError(f"unknown selection {selection!r}; known: herding, random, class-balanced")
-
-
-def _balanced(pool: list[int], candidates: Sequence[Record], count: int) -> list[int]:
-    """Greedy choice of the image that keeps the box counts of the classes in the memory most even."""
-    names = sorted({name for i in pool for name in candidates[i].names})
-    counts = {i: np.array([candidates[i].names.count(name) for name in names], dtype=np.float64) for i in pool}
-    total = np.zeros(len(names))
-    chosen: list[int] = []
-    rest = list(pool)
-    while rest and len(chosen) < count:
-        best = min(rest, key=lambda i: (float(np.std(total + counts[i])), i))
-        rest.remove(best)
-        chosen.append(best)
-        total += counts[best]
-    return chosen
 
 
 def _holds(record: Record, name: str) -> bool:

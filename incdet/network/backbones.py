@@ -77,6 +77,15 @@ def build_backbone(recipe: Recipe) -> nn.Module:
     return result
 
 
+def level_sizes(padded: tuple[int, int], levels: int) -> list[tuple[int, int]]:
+    """(H_l, W_l) of the pyramid levels of a built backbone for images of (H, W): every stride of two rounds up."""
+    sizes, (height, width) = [], padded
+    for halving in range(levels + 2):
+        height, width = -(-height // 2), -(-width // 2)
+        sizes += [(height, width)] if halving >= 2 else []
+    return sizes
+
+
 def _body(name: str) -> tuple[nn.Module, tuple[str, ...], tuple[int, ...]]:
     """The body, the names of its children that end strides 8, 16 and 32, and their channels."""
     if name == "tiny":

@@ -5,7 +5,9 @@ Shape letters: B images, A anchors over all levels, K seen classes, L levels, M 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -21,6 +23,7 @@ from incdet.network.backbones import (
     body_stages,
     build_backbone,
     freeze_first_stages,
+    level_sizes,
     run_after_stem,
     run_stem,
     same_modules,
@@ -52,6 +55,8 @@ class ImageBatch(NamedTuple):
         original_sizes: (height, width) as given.
         targets: One dict per image with ``boxes`` in resized pixels, other keys as given; None where none were.
         static: The padded shape is the same for every batch, and so may be every shape that is made of it.
+        stem: (B, C', H', W'), what the frozen leading children of a body make of ``images``; None where they have not
+            run yet. Networks that share the stem need not compute it twice.
     """
 
     images: Tensor
@@ -59,6 +64,28 @@ class ImageBatch(NamedTuple):
     original_sizes: list[tuple[int, int]]
     targets: list[Target] | None
     static: bool = False
+    stem: Tensor | None = None
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(H, W)."""
+        return int(self.images.shape[-2]), int(self.images.shape[-1])
+
+    def pieces(self, number: int) -> list[ImageBatch]:
+        """The batch as ``number`` micro-batches of one canvas, as even as can be; fewer where images are."""
+        images = len(self.images)
+        ends = [images * part // number for part in range(number + 1)]
+        return [
+            self._replace(
+                images=self.images[start:end],
+                image_sizes=self.image_sizes[start:end],
+                original_sizes=self.original_sizes[start:end],
+                targets=None if self.targets is None else self.targets[start:end],
+                stem=None if self.stem is None else self.stem[start:end],
+            )
+            for start, end in itertools.pairwise(ends)
+            if end > start
+        ]
 
 
 class HeadOutputs(NamedTuple):
@@ -69,15 +96,12 @@ class HeadOutputs(NamedTuple):
         deltas: (B, A, 4), class-agnostic box offsets.
         features: L x (B, C, H_l, W_l).
         anchors: (A, 4) float32 xyxy in pixels of the padded batch.
-        stem: (B, C', H', W'), output of the leading children of the body that are frozen as a whole, without a graph;
-            None where there are none.
     """
 
     logits: Tensor
     deltas: Tensor
     features: list[Tensor]
     anchors: Tensor
-    stem: Tensor | None = None
 
 
 class IncrementalRetinaNet(nn.Module):
@@ -116,6 +140,7 @@ class IncrementalRetinaNet(nn.Module):
         self.box_head = build_box_head(width, anchors, build_tower(width, recipe.tower_depth, norm), recipe.box_loss)
         self.anchor_generator = AnchorGenerator(recipe.anchor_sizes, recipe.ratios)
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
+        self._external_grids: dict[tuple[int, int], list[tuple[int, int]]] = {}
         if state is not None:
             load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
             # Without weights nothing is held back, as in torchvision: nobody has trained that body yet.
@@ -183,46 +208,55 @@ class IncrementalRetinaNet(nn.Module):
         mine, theirs = (network.backbone.get_submodule("body") for network in (self, other))
         return all(same_modules(mine.get_submodule(name), theirs.get_submodule(name)) for name in names)
 
-    def dense(self, prepared: ImageBatch, stem: Tensor | None = None) -> HeadOutputs:
-        """The network's one forward pass.
+    def with_stem(self, batch: ImageBatch) -> ImageBatch:
+        """The batch with its stem run, without a graph, where this network has one."""
+        names = [] if batch.stem is not None or batch.images.requires_grad else self._stem_names()
+        return batch._replace(stem=run_stem(self.backbone, names, batch.images)) if names else batch
 
-        Args:
-            prepared: The batch.
-            stem: ``HeadOutputs.stem`` of a network that shares the stem, on the same batch; by default it is computed.
+    def dense(self, batch: ImageBatch) -> HeadOutputs:
+        """The network's one forward pass, from the batch's stem where that has run.
 
         Raises:
-            ValueError: A stem is given, but this network has none.
+            ValueError: The batch has a stem, but this network has none.
         """
-        # Without a graph through the stem there is no gradient of the images.
-        names = [] if stem is None and prepared.images.requires_grad else self._stem_names()
-        if stem is not None and not names:
-            raise ValueError("a stem is given, but no leading child of this body is frozen as a whole")
-        if names:
-            stem = run_stem(self.backbone, names, prepared.images) if stem is None else stem
-            maps = run_after_stem(self.backbone, names, stem)
+        batch = self.with_stem(batch)
+        if batch.stem is None:
+            maps = self.backbone(batch.images)
+        elif names := self._stem_names():
+            maps = run_after_stem(self.backbone, names, batch.stem)
         else:
-            maps = self.backbone(prepared.images)
+            raise ValueError("a stem is given, but no leading child of this body is frozen as a whole")
         features = [maps] if isinstance(maps, Tensor) else list(maps.values())
-        height, width = prepared.images.shape[-2:]
+        grids = [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
         return HeadOutputs(
-            self.class_head(features),
-            self.box_head(features),
-            features,
-            self.anchors((int(height), int(width)), features),
-            stem,
+            self.class_head(features), self.box_head(features), features, self.anchors(batch.padded, grids)
         )
+
+    def grids(self, batch: ImageBatch) -> list[tuple[int, int]]:
+        """(H_l, W_l) of every level for a batch of its shape, before any forward."""
+        if self.recipe.backbone != EXTERNAL:
+            return level_sizes(batch.padded, self.recipe.levels)
+        if batch.padded not in self._external_grids:
+            with torch.no_grad():
+                maps = copy.deepcopy(self.backbone).eval()(torch.zeros_like(batch.images[:1]))
+            features = [maps] if isinstance(maps, Tensor) else list(maps.values())
+            self._external_grids[batch.padded] = [(int(one.shape[-2]), int(one.shape[-1])) for one in features]
+        return self._external_grids[batch.padded]
+
+    def batch_anchors(self, batch: ImageBatch) -> Tensor:
+        """``HeadOutputs.anchors`` of a batch, before any forward."""
+        return self.anchors(batch.padded, self.grids(batch))
 
     def _stem_names(self) -> list[str]:
         external = self.recipe.backbone == EXTERNAL
         return [] if external else stem_names(self.backbone, self.recipe.trainable_layers)
 
-    def anchors(self, padded: tuple[int, int], features: Sequence[Tensor]) -> Tensor:
-        """The anchors (A, 4) of a padded batch, float32 whatever the features are, computed once per shape.
+    def anchors(self, padded: tuple[int, int], grids: Sequence[tuple[int, int]]) -> Tensor:
+        """The anchors (A, 4) of a padded batch and its levels, float32 whatever the network computes in.
 
         torchvision computes them in the features' dtype; in bfloat16 that moves two in five by up to 2 px at 512 px.
         """
-        grids = [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
-        device = features[0].device
+        device = self.device
         key = (padded, tuple(grids), device)
         known = self._anchors.get(key)
         if known is None:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
-from incdet.errors import InputError, Terminated
-from incdet.files import replacing
+from incdet.data.cache import MIB, ImageCache
+from incdet.errors import InputError
 from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.device import device_named
-from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
+from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.criterion import Criterion
+from incdet.training.failure import Attempt, NonFiniteCheck, save_failure
+from incdet.training.interrupt import Interrupt
 from incdet.training.log import RunLog
-from incdet.training.train_step import Criterion, NonFiniteCheck, TrainStep
+from incdet.training.phase_state import PhaseState
+from incdet.training.processes import Processes
+from incdet.training.schedule import learning_rate
+from incdet.training.train_step import Precision, TrainStep
 
 Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
 Batches = Callable[[int], Iterable[Batch]]
@@ -49,7 +50,7 @@ class Progress(Protocol):
 
 
 class Engine:
-    """Trains detectors on one device or, under ``accelerate launch``, on several.
+    """Trains detectors in one process or, under ``torchrun`` or ``accelerate launch``, in several.
 
     With ``device=cpu`` a run is a pure function of its seed. On a GPU the order of the additions in convolution
     gradients is not fixed, so two runs agree only to rounding unless ``torch.use_deterministic_algorithms`` is on.
@@ -61,39 +62,45 @@ class Engine:
     """
 
     def __init__(self, settings: EngineConfig, log: RunLog, progress: Progress | None = None) -> None:
-        # accelerate keeps one state a process and refuses a second precision; a new engine starts afresh.
-        AcceleratorState._reset_state()
-        if settings.device.startswith("cuda:"):
-            torch.cuda.set_device(settings.device)
+        self.processes = Processes(settings.device)
         self.precision = chosen_precision(settings)
-        self.accelerator = Accelerator(
-            cpu=device_named(settings.device, "key engine.device").type == "cpu",
-            mixed_precision={"off": "no"}.get(self.precision, self.precision),
-        )
         self.settings = settings
         self.log = log
         self.progress = progress
 
+    @cached_property
+    def images(self) -> ImageCache:
+        """Resized images, for all phases: the methods and steps after the first find most of theirs."""
+        return ImageCache(self.settings.image_cache * MIB // self.processes.world)
+
     @property
     def device(self) -> torch.device:
         """Where the networks run."""
-        return torch.device(self.accelerator.device)
+        return self.processes.device
+
+    @property
+    def computing(self) -> Precision:
+        """What the networks compute in."""
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return Precision(self.device.type, dtypes.get(self.precision))
 
     def describe(self) -> str:
         """The choices that depend on the device, in a line."""
+        several = f", {self.processes.world} processes" if self.processes.world > 1 else ""
         if self.device.type == "cuda":
-            return f"device: {torch.cuda.get_device_name(self.device)}, precision {self.precision}, channels last"
-        return f"device: {self.device.type}, {torch.get_num_threads()} threads, precision {self.precision}"
+            name = torch.cuda.get_device_name(self.device)
+            return f"device: {name}, precision {self.precision}, channels last{several}"
+        return f"device: {self.device.type}, {torch.get_num_threads()} threads, precision {self.precision}{several}"
 
     def say(self, text: str) -> None:
         """Puts a choice that was made for the user on the screen and into the log."""
         self.log.write("message", text=text)
-        if self.progress is not None and self.accelerator.is_main_process:
+        if self.progress is not None and self.processes.main:
             self.progress.say(text)
 
     def advance(self, phase: str, done: int, total: int) -> None:
         """Tells how far a phase without a loss is."""
-        if self.progress is not None and self.accelerator.is_main_process:
+        if self.progress is not None and self.processes.main:
             self.progress.advance(phase, done, total)
 
     def fit(
@@ -113,7 +120,7 @@ class Engine:
         Args:
             model: The student; moved to the device and left in training mode.
             criterion: The loss.
-            batches: Micro-batches: ``accumulation`` of them make an optimiser step.
+            batches: One is an optimiser step of this process; ``accumulation`` cuts it into pieces.
             schedule: Optimiser and learning rate.
             iterations: Optimiser steps in all, those before an interruption included.
             phase: Name in the log.
@@ -123,74 +130,83 @@ class Engine:
                 frozen and it proves equal; see ``incdet.network.cuda_graph``.
 
         Raises:
-            TrainingError: A loss was not finite; batch and random state lie beside ``state``.
+            TrainingError: A loss was not finite; what repeats the step lies beside ``state``.
         """
-        model.to(self.device).train()
-        if self.device.type == "cuda":
-            model.to(memory_format=torch.channels_last)
-        graph = None
-        # A replay writes its gradients where those of the one before lie, which a second micro-batch still needs.
-        if canvas is not None and self.accelerator.num_processes == self.settings.accumulation == 1:
-            graph = graph_of(model, self.precision, self.say)
-        iteration = TrainStep(self.accelerator, model, criterion, schedule, network=graph)
-        progress = _Phase(model, iteration.optimizer, self.accelerator.scaler, state)
-        guard = NonFiniteCheck(state, lag=1 if self.device.type == "cuda" else 0)
+        self._place(model)
+        step = self._step(model, criterion, schedule, canvas)
+        progress = PhaseState(model, step.optimizer, step.scaler, state)
+        check = self._check(model, criterion, schedule, step, state)
         done = progress.restore(self.device)
-        stream = iter(batches(done * self.settings.accumulation))
+        stream = iter(batches(done))
         meter = _Meter()
-        with _Interrupt() as interrupt, folded_once(model):
+        with Interrupt() as interrupt, folded_once(model):
             while done < iterations:
                 random = torch.get_rng_state()
                 try:
-                    prepared = self._draw(model, stream, canvas)
+                    batch = model.prepare(*next(stream), canvas=canvas)
                 except InputError:
                     # An image that cannot be read: the weights are sound, and nothing of this iteration has happened.
                     progress.store(done, random)
                     raise
                 rate = learning_rate(schedule, done, iterations)
-                guard.watch(iteration(prepared, rate), prepared, random, done)
+                losses, targets = step(batch, rate)
+                check.watch(losses, Attempt(batch, targets, random, done, rate))
                 done += 1
                 stores = done % self.settings.checkpoint_every == 0 or done == iterations
-                for losses in guard.read(everything=stores):
-                    meter.add(losses, schedule.batch_size)
+                for values in check.read(everything=stores):
+                    meter.add(values, schedule.batch_size)
                 with interrupt.listening():
                     self._report(meter, rate, phase, done, iterations)
                 if interrupt.came or stores:
                     # A state is stored only when all its losses are known to have been finite.
-                    for losses in guard.read(everything=True):
-                        meter.add(losses, schedule.batch_size)
+                    for values in check.read(everything=True):
+                        meter.add(values, schedule.batch_size)
                     progress.store(done, torch.get_rng_state())
                 if interrupt.came:
                     raise interrupt.came
 
-    def _draw(
-        self, model: IncrementalRetinaNet, stream: Iterator[Batch], canvas: tuple[int, int] | None
-    ) -> list[ImageBatch]:
-        """The prepared micro-batches of one optimiser step, all of them before anything is computed."""
-        return [model.prepare(*next(stream), canvas=canvas) for _ in range(self.settings.accumulation)]
+    def _place(self, model: IncrementalRetinaNet) -> None:
+        model.to(self.device).train()
+        if self.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
+
+    def _step(
+        self,
+        model: IncrementalRetinaNet,
+        criterion: Criterion,
+        schedule: Schedule,
+        canvas: tuple[int, int] | None,
+    ) -> TrainStep:
+        graph = None
+        accumulation = self.settings.accumulation
+        # A replay writes its gradients where those of the one before lie, which a second piece still needs.
+        if canvas is not None and self.processes.world == accumulation == 1:
+            graph = graph_of(model, self.precision, self.say, features=criterion.needs_features)
+        return TrainStep(self.processes, self.computing, model, criterion, schedule, accumulation, graph)
+
+    def _check(
+        self,
+        model: IncrementalRetinaNet,
+        criterion: Criterion,
+        schedule: Schedule,
+        step: TrainStep,
+        state: Path | None,
+    ) -> NonFiniteCheck:
+        def save(attempt: Attempt) -> str:
+            if state is None:
+                return "nothing was saved"
+            method = getattr(criterion, "method", None)
+            return save_failure(state.with_name("nonfinite.pt"), model, method, schedule, attempt)
+
+        return NonFiniteCheck(save, 1 if self.device.type == "cuda" else 0, gradients=step.scaler is None)
 
     def _report(self, meter: _Meter, rate: float, phase: str, done: int, total: int) -> None:
-        if not self.accelerator.is_main_process:
+        if not self.processes.main:
             return
         if self.progress is not None:
             self.progress(phase, done, total, meter.mean("loss"))
         if done % self.settings.log_every == 0 or done == total:
             self.log.scalars(phase, {**meter.take(), "lr": rate}, done)
-
-
-def learning_rate(schedule: Schedule, done: int, total: int) -> float:
-    """The rate of the optimiser step after ``done`` of ``total``: linear warm-up, then the schedule's course.
-
-    It is our own function of the global step because accelerate advances a prepared scheduler once a process.
-    """
-    warmup = min(schedule.warmup, max(1, total // 2))
-    if done < warmup:
-        return schedule.lr * (done + 1) / warmup
-    if schedule.schedule == "cosine":
-        return schedule.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
-    if schedule.schedule == "step":
-        return float(schedule.lr * 0.1 ** sum(done >= share * total for share in schedule.milestones))
-    return schedule.lr
 
 
 def chosen_precision(settings: EngineConfig) -> str:
@@ -224,69 +240,3 @@ class _Meter:
         means = {name: round(self.mean(name), 6) for name in self._sums} | {"images_per_second": round(rate, 2)}
         self.__init__()  # type: ignore[misc]
         return means
-
-
-class _Phase:
-    """What a phase resumes from: weights, optimiser, loss scale, random state and the number of steps done."""
-
-    def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None, path: Path | None
-    ) -> None:
-        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-        if scaler is not None:
-            self._parts["scaler"] = scaler
-        self._path = path
-
-    def store(self, done: int, random: Tensor) -> None:
-        """Writes the file whole or not at all."""
-        if self._path is None:
-            return
-        values = {name: part.state_dict() for name, part in self._parts.items()}
-        with replacing(self._path) as draft, draft.open("wb") as handle:
-            torch.save({**values, "done": done, "rng": random}, handle)
-
-    def restore(self, device: torch.device) -> int:
-        """Loads the file, if there is one; returns the optimiser steps it had done."""
-        if self._path is None or not self._path.is_file():
-            return 0
-        values = torch.load(self._path, map_location=device, weights_only=True)
-        for name, part in self._parts.items():
-            part.load_state_dict(values[name])
-        torch.set_rng_state(values["rng"].cpu())
-        return int(values["done"])
-
-
-class _Interrupt:
-    """Ctrl-C and SIGTERM are heard when an iteration is whole, for half of one cannot be taken up again.
-
-    A second one stops at once; the last stored state stands then.
-    """
-
-    def __init__(self) -> None:
-        self.came: KeyboardInterrupt | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Takes a KeyboardInterrupt raised inside for a Ctrl-C that came between two iterations."""
-        try:
-            yield
-        except KeyboardInterrupt as interrupt:
-            self.came = interrupt
-
-    def _hear(self, number: int, _: object) -> None:
-        self.came = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before = {}

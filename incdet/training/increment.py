@@ -8,45 +8,38 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from incdet.config import Config, Schedule
 from incdet.data.protocols import StepView
 from incdet.data.records import Record
-from incdet.distillation.cache import Consultation
-from incdet.distillation.pseudo_labels import Thresholds, fit_thresholds
-from incdet.distillation.teacher import OnlineProvider, Provider, Request, Teacher, TeacherOutputs
-from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
-from incdet.evaluation.detections import detect
-from incdet.evaluation.scoring import match
-from incdet.memory.exemplars import Memory
+from incdet.distillation.provider import Teaching
+from incdet.distillation.teacher import Teacher
+from incdet.distillation.term import StepData
+from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.features import object_features
-from incdet.methods.base import LossInputs, Method
-from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
+from incdet.memory.selection import SELECTIONS
+from incdet.methods.finetune import METHOD as FINETUNE
+from incdet.methods.method import Method
+from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.criterion import MethodCriterion
 from incdet.training.engine import Engine
 from incdet.training.loaders import canvas_of, training_batches
-from incdet.training.provider import Phase, choose_provider
-
-FIT_IMAGES = 400
-"""Images of a step that the two-means thresholds are fitted on; more change them little and cost a forward each."""
+from incdet.training.provider import Pupil, choose_provider
+from incdet.training.schedule import Lengths, Phase
 
 
 class TrainingSet(NamedTuple):
     """What a phase trains on: the step's records first, then ``exemplars`` replayed ones."""
 
     records: tuple[Record, ...]
-    exemplars: int
+    exemplars: int = 0
     share: float | None = None
 
     def groups(self) -> list[tuple[Sequence[int], float]] | None:
@@ -66,226 +59,195 @@ class StepOutcome:
         memory: The memory for the next step.
         seconds: Wall time of training, fine-tuning and memory update.
         images: Distinct training images, exemplars included.
-        thresholds: Of the pseudo-labels; None for a method without.
+        iterations: Optimiser steps by the kind of phase; the interim teacher's count.
     """
 
     model: IncrementalRetinaNet
     memory: Memory
     seconds: float
     images: int
-    thresholds: Thresholds | None = None
+    iterations: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class MethodCriterion:
-    """The loss of a method on a batch: asks the teacher about the student's tensors and sums the method's terms.
+class Workshop(NamedTuple):
+    """What every phase of a step needs.
 
     Attributes:
-        method: How to learn.
-        box_kind: ``l1`` or ``giou``, the detector's own box loss.
-        teacher: Whose classes are to be kept; None for a method without.
-        thresholds: Of the pseudo-labels; None for a method without.
-        provider: Who answers for the teacher; by default it runs on every batch.
+        engine: Trains.
+        config: Schedules, budget and seed.
+        lengths: Optimiser steps of every phase.
+        folder: Where phases keep what they resume from.
     """
 
-    method: Method
-    box_kind: str
-    teacher: Teacher | None = None
-    thresholds: Thresholds | None = None
-    provider: Provider | None = None
-
-    @cached_property
-    def question(self) -> Request:
-        """What the teacher can be asked."""
-        if self.thresholds is None:
-            return Request(self.method.selections)
-        # Rounded down: a device that errs in the last digit asks the same question when a run is resumed.
-        return Request(self.method.selections, math.floor(1000 * float(self.thresholds.low.min())) / 1000)
-
-    @cached_property
-    def heads(self) -> tuple[int, ...]:
-        """Number of classes of each head the teacher answers for."""
-        if self.teacher is None:
-            return ()
-        return tuple(len(step) for step in (self.teacher.snapshot or self.teacher.model).vocab.steps)
-
-    def decide(self, shadow: TeacherOutputs, truth: BatchTargets) -> TeacherTargets:
-        """What the method makes of the teacher's answer."""
-        # After a step the snapshot already has the newest head; during it the student's last columns are new.
-        grown = self.teacher is not None and self.teacher.snapshot is not None
-        newest = self.heads[-1] if grown else truth.coverage.shape[1] - sum(self.heads)
-        return self.method.decide(*shadow, truth, self.thresholds, newest)
-
-    def asked(self, teacher: Teacher) -> Consultation:
-        """What ``teacher`` is asked, and what the method makes of it."""
-        cuts = None if self.thresholds is None else [part.tolist() for part in self.thresholds]
-        terms = tuple(term.name for term in self.method.terms)
-        return Consultation(teacher, self.question, self.decide, terms, f"{self.method!r} {cuts}")
-
-    def __call__(self, dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
-        """Named scalars; see ``Method.losses``."""
-        truth = BatchTargets.read(prepared.targets or [], dense.anchors, dense.logits.shape[-1], static=prepared.static)
-        guidance = None
-        if self.teacher is not None:
-            ask = self.provider or OnlineProvider(self.teacher, self.question, self.decide)
-            guidance = ask(prepared, dense, truth)
-        return self.method.losses(LossInputs(dense, truth, guidance, self.heads, self.box_kind))
+    engine: Engine
+    config: Config
+    lengths: Lengths
+    folder: Path
 
 
 def learn_step(
-    engine: Engine,
-    before: IncrementalRetinaNet,
-    view: StepView,
-    memory: Memory,
-    method: Method,
-    config: Config,
-    folder: Path,
+    shop: Workshop, before: IncrementalRetinaNet, view: StepView, memory: Memory, method: Method
 ) -> StepOutcome:
     """Teaches a copy of ``before`` the classes of ``view``; ``before`` itself is left as it is, but moves to the CPU.
 
     Args:
-        engine: Trains.
-        before: The detector after the previous step, which becomes the teacher.
+        shop: Engine, settings and folder; the caller removes the folder when the step is done.
+        before: The detector after the previous step, which becomes the teacher ``old``.
         view: The step's records.
         memory: The memory after the previous step.
         method: How to learn.
-        config: Schedules, budget and seed.
-        folder: Where the phases keep the states they resume from; removed by the caller when the step is done.
     """
     start = time.perf_counter()
-    student = copy.deepcopy(before)
-    student.freeze_norm()
-    torch.manual_seed(_seed(config, view.step, "growth"))
-    student.grow(view.names)
-    teacher = Teacher(before).to(engine.device) if method.needs_teacher else None
+    student = grown(shop.config, before, view)
+    spent: dict[str, int] = {}
+    teachers = {"old": Teacher(before)} if "old" in method.teachers else {}
+    if method.interim is not None:
+        spent["interim"] = max(1, round(method.interim.length * shop.lengths.increment(view.step)))
+        interim = train_interim(shop, student, view, spent["interim"])
+        if "interim" in method.teachers:
+            teachers["interim"] = Teacher(interim, first=len(before.vocab))
+        if method.averaging is not None:
+            average(student, interim, method.averaging.old)
     # What follows works on copies; the original would only take memory from them.
     before.to("cpu")
 
     training_set = build_training_set(view, memory, method)
-    thresholds = fit_teacher(teacher, view, memory, config) if teacher and method.pseudo_labels else None
-    criterion = MethodCriterion(method, student.recipe.box_loss, teacher, thresholds)
-    train(engine, student, criterion, training_set, config, config.train.increment, f"step {view.step} train", folder)
-    if method.balanced_finetune and len(memory):
-        balanced_finetune(engine, student, criterion, view, memory, config, folder)
-    if method.replay:
-        memory = update_memory(student, view, memory, config)
+    method = fitted(shop, method, Teaching(teachers, method.terms), view, memory)
+    spent["train"] = shop.lengths.increment(view.step)
+    train(
+        shop,
+        student,
+        method,
+        teachers,
+        training_set,
+        shop.config.train.increment,
+        spent["train"],
+        Phase(view.step, "train"),
+    )
+    if method.balanced_finetune is not None and len(memory):
+        spent["finetune"] = balanced_finetune(shop, student, method, teachers, view, memory)
+    if method.replay is not None:
+        memory = choose_exemplars(student, view.records, view.names, memory, shop.config)
     images = len({record.image for record in training_set.records})
-    return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, thresholds)
+    return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
+
+
+def grown(config: Config, before: IncrementalRetinaNet, view: StepView) -> IncrementalRetinaNet:
+    """A copy of ``before`` with a head for the classes of ``view`` and its norms fixed."""
+    student = copy.deepcopy(before)
+    student.freeze_norm()
+    torch.manual_seed(phase_seed(config, view.step, "growth"))
+    student.grow(view.names)
+    return student
+
+
+def train_interim(
+    shop: Workshop, student: IncrementalRetinaNet, view: StepView, iterations: int
+) -> IncrementalRetinaNet:
+    """A copy of ``student`` fine-tuned on the step's images alone: it learns the new classes, forgets the old ones."""
+    interim = copy.deepcopy(student)
+    records, phase = TrainingSet(tuple(view.records)), Phase(view.step, "interim")
+    train(shop, interim, FINETUNE, {}, records, shop.config.train.increment, iterations, phase)
+    return interim.eval()
+
+
+@torch.no_grad()
+def average(student: IncrementalRetinaNet, interim: IncrementalRetinaNet, old: float) -> None:
+    """Moves ``student`` between the network before the step (weight ``old``) and the interim one, in place.
+
+    The new predictor, which the network before the step lacks, becomes the interim one's.
+    """
+    newest = f"class_head.predictors.{len(student.vocab.steps) - 1}."
+    theirs = dict(interim.named_parameters())
+    for name, parameter in student.named_parameters():
+        other = theirs[name].to(parameter.device)
+        parameter.lerp_(other, 1.0 if name.startswith(newest) else 1.0 - old)
+
+
+def fitted(shop: Workshop, method: Method, teaching: Teaching, view: StepView, memory: Memory) -> Method:
+    """The method with its terms fitted to the step's data."""
+    if not teaching.teachers:
+        return method
+    teaching.to(shop.engine.device)
+    size = shop.config.evaluation.batch_size
+    step = StepData(teaching.teachers, view.records, tuple(memory), size, shop.engine.say)
+    return replace(method, terms=tuple(term.fit(step) for term in method.terms))
 
 
 def build_training_set(view: StepView, memory: Memory, method: Method) -> TrainingSet:
     """The step's records and, for a method with replay, the exemplars; each keeps its own coverage."""
     if method.replay is None:
-        return TrainingSet(tuple(view.records), 0)
+        return TrainingSet(tuple(view.records))
     return TrainingSet((*view.records, *memory), len(memory), method.replay.share)
 
 
 def train(
-    engine: Engine,
+    shop: Workshop,
     model: IncrementalRetinaNet,
-    criterion: MethodCriterion,
+    method: Method,
+    teachers: Mapping[str, Teacher],
     training_set: TrainingSet,
-    config: Config,
     schedule: Schedule,
-    phase: str,
-    folder: Path,
+    iterations: int,
+    phase: Phase,
 ) -> None:
-    """Trains ``model`` in place on ``training_set`` for the length of ``schedule``."""
-    seed = _seed(config, len(model.vocab.steps), phase)
-    records = training_set.records
+    """Trains ``model`` in place on ``training_set`` for ``iterations`` optimiser steps of ``schedule``."""
+    engine, config, records = shop.engine, shop.config, training_set.records
+    seed = phase_seed(config, len(model.vocab.steps), str(phase))
     batches = training_batches(engine, model, records, training_set.groups(), config, schedule, seed)
-    iterations = schedule_length(schedule, len(records))
-    name = phase.rsplit(" ", 1)[-1]
     canvas = None
     if config.engine.static_shapes:
         canvas = canvas_of(records, model.recipe, config.augment)
         if canvas is None:
             engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
-    if criterion.teacher is not None:
+    provider = None
+    if teachers:
         model.to(engine.device)
-        draws = iterations * schedule.batch_size // engine.accelerator.num_processes
-        asked = criterion.asked(criterion.teacher.to(engine.device))
-        place = Phase(phase, model, records, draws, folder / f"{name}.responses.safetensors", canvas)
-        criterion = replace(criterion, provider=choose_provider(engine, asked, place, config))
-    state = folder / f"{name}.pt"
-    engine.fit(model, criterion, batches, schedule, iterations, phase=phase, state=state, canvas=canvas)
+        draws = iterations * schedule.batch_size // engine.processes.world
+        file = shop.folder / f"{phase.kind}.responses.safetensors"
+        pupil = Pupil(str(phase), model, records, draws, file, method.masked, canvas)
+        provider = choose_provider(engine, Teaching(teachers, method.terms).to(engine.device), pupil, config)
+    criterion = MethodCriterion(method, model, provider)
+    state = shop.folder / f"{phase.kind}.pt"
+    engine.fit(model, criterion, batches, schedule, iterations, phase=str(phase), state=state, canvas=canvas)
 
 
 def balanced_finetune(
-    engine: Engine,
+    shop: Workshop,
     student: IncrementalRetinaNet,
-    criterion: MethodCriterion,
+    method: Method,
+    teachers: Mapping[str, Teacher],
     view: StepView,
     memory: Memory,
-    config: Config,
-    folder: Path,
-) -> None:
-    """Fine-tunes on equal numbers of images per class: the new classes are cut to the exemplars' number.
+) -> int:
+    """Fine-tunes on as many images of each new class as exemplars of an old one; the exemplars all stay.
 
     The new head is distilled from the network as it stands before the fine-tuning, for this time only.
+
+    Returns:
+        The optimiser steps it took.
     """
-    balanced = tuple(update_memory(student, view, memory, config))
-    teacher = criterion.teacher
-    if teacher is not None:
-        teacher = Teacher(teacher.model, snapshot=student).to(engine.device)
-    thresholds = criterion.thresholds
-    if thresholds is not None:
-        extra = torch.full((len(view.names),), float(thresholds.high.mean()))
-        thresholds = Thresholds(
-            torch.cat([thresholds.high, extra.to(thresholds.high.device)]),
-            torch.cat([thresholds.low, extra.to(thresholds.low.device) / 2]),
-        )
-    train(
-        engine,
-        student,
-        MethodCriterion(criterion.method, criterion.box_kind, teacher, thresholds),
-        TrainingSet(balanced, 0),
-        config,
-        config.train.finetune,
-        f"step {view.step} finetune",
-        folder,
-    )
-
-
-def update_memory(model: IncrementalRetinaNet, view: StepView, memory: Memory, config: Config) -> Memory:
-    """The memory with the step's classes added and the old ones cut to their new quotas."""
-    return choose_exemplars(model, view.records, view.names, memory, config)
+    most = max(len(ranked) for ranked in memory.exemplars.values())
+    cut = choose_exemplars(student, view.records, view.names, Memory.empty(Budget(per_class=most)), shop.config)
+    records = TrainingSet((*memory, *cut))
+    if "old" in teachers:
+        teachers = {**teachers, "old": Teacher(teachers["old"].model, later=student)}
+    iterations = shop.lengths.finetune(view.step, len(records.records))
+    schedule = shop.config.train.finetune
+    train(shop, student, method, teachers, records, schedule, iterations, Phase(view.step, "finetune"))
+    return iterations
 
 
 def choose_exemplars(
     model: IncrementalRetinaNet, records: Sequence[Record], names: Sequence[str], memory: Memory, config: Config
 ) -> Memory:
-    """The memory with exemplars of ``names`` chosen from ``records`` by the configured selection."""
+    """The memory with exemplars of ``names`` chosen from ``records``, and the old lists cut to their new quotas."""
     selection = config.memory.selection
-    features = object_features(model, records, names) if selection == "herding" else None
+    features = object_features(model, records, names) if SELECTIONS[selection].needs_features else None
     return memory.update(records, names, selection=selection, features=features, seed=config.seed)
 
 
-def fit_teacher(teacher: Teacher, view: StepView, memory: Memory, config: Config) -> Thresholds:
-    """Pseudo-label thresholds of the teacher: F1 on the exemplars, two means on the step's images elsewhere."""
-    names = teacher.model.vocab.names
-    batch_size = config.evaluation.batch_size
-    sample = view.records[:: max(1, math.ceil(len(view.records) / FIT_IMAGES))]
-    found = detect(teacher.model, sample, batch_size=batch_size).values()
-    scores = [_concatenate([item.scores[item.labels == column] for item in found]) for column in range(len(names))]
-    exemplars = [replace(record, image_id=number) for number, record in enumerate(memory)]
-    guesses = detect(teacher.model, exemplars, batch_size=batch_size)
-    matches = [match(exemplars, guesses, names, name) if exemplars else None for name in names]
-    return fit_thresholds(scores, matches).to(next(teacher.model.parameters()).device)
-
-
-def schedule_length(schedule: Schedule, images: int) -> int:
-    """Optimiser steps of a schedule on ``images`` training images."""
-    if schedule.iterations is not None:
-        return schedule.iterations
-    return max(1, round((schedule.epochs or 0) * images / schedule.batch_size))
-
-
-def _seed(config: Config, step: int, phase: str) -> int:
+def phase_seed(config: Config, step: int, phase: str) -> int:
     """A seed of its own for every phase of every step, so that no phase depends on how long another ran."""
     digest = hashlib.sha256(f"{config.seed}/{step}/{phase}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def _concatenate(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 
 from incdet.config import Augment, Config, Schedule
 from incdet.data.augment import build_pipeline
-from incdet.data.cache import MIB, ImageCache
+from incdet.data.cache import MIB
 from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
 from incdet.data.gpu_images import GpuImages, GpuLoader, needed_bytes
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
+from incdet.errors import Finding, InputError
 from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.transform import padded_shape
 from incdet.training.engine import Batch, Batches, Engine
-
-_CACHES: WeakKeyDictionary[Engine, ImageCache] = WeakKeyDictionary()
-"""One for all phases of a run: the methods and steps after the first find most of their images resized."""
 
 
 def training_batches(
@@ -48,16 +45,16 @@ def training_batches(
     pipeline = build_pipeline(
         flip=augment.flip, crop=augment.crop, photometric=augment.photometric, scale=augment.scale
     )
-    rank, world = engine.accelerator.process_index, engine.accelerator.num_processes
+    rank, world = engine.processes.rank, engine.processes.world
     dataset = DetectionDataset(
-        records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=_cache(engine)
+        records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=engine.images
     )
     # A file written for a large machine runs on a small one too; the batches are the same for any number.
     workers = min(settings.workers, os.cpu_count() or 1)
     images = _resident(engine, dataset, workers)
     if images is None:
         _tell_of_cache(engine, dataset)
-    batch_size = max(1, schedule.batch_size // (settings.accumulation * world))
+    batch_size = share_of_batch(schedule.batch_size, world)
 
     def batches(drawn: int) -> Iterable[Batch]:
         sampler = DrawSampler(len(dataset), batch_size, seed, start=drawn, shares=shares, rank=rank, world=world)
@@ -73,13 +70,27 @@ def plain_images(
 ) -> DetectionDataset:
     """The images of a phase as its batches show them, from the same cache, but neither flipped nor changed."""
     return DetectionDataset(
-        records, model.vocab, geometry=geometry_of(model.recipe, config.augment), cache=_cache(engine)
+        records, model.vocab, geometry=geometry_of(model.recipe, config.augment), cache=engine.images
     )
 
 
-def _cache(engine: Engine) -> ImageCache:
-    share = engine.settings.image_cache * MIB // engine.accelerator.num_processes
-    return _CACHES.setdefault(engine, ImageCache(share))
+def share_of_batch(batch_size: int, world: int) -> int:
+    """Images of a batch on each of ``world`` processes.
+
+    Raises:
+        InputError: The processes cannot have the same number of images.
+    """
+    if batch_size % world:
+        near = batch_size - batch_size % world
+        raise InputError(
+            Finding(
+                "config",
+                "key train.*.batch_size",
+                f"{batch_size} images cannot be shared by {world} processes",
+                f"use {near + world}" + (f" or {near}" if near else ""),
+            )
+        )
+    return batch_size // world
 
 
 def _tell_of_cache(engine: Engine, dataset: DetectionDataset) -> None:

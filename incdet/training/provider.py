@@ -1,18 +1,18 @@
-"""Who answers for the teacher in a phase: the network itself, or a cache of its responses where that pays."""
+"""Who answers for the teachers in a phase: the networks themselves, or a cache of their answers where that pays."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from incdet.config import Config
 from incdet.data.cache import MIB
 from incdet.data.records import Record
-from incdet.distillation.cache import CachedProvider, Consultation, fill
-from incdet.distillation.cache_file import Archive, Key, load, save
-from incdet.distillation.teacher import OnlineProvider, Provider, Request
+from incdet.distillation.cache import CachedProvider, fill
+from incdet.distillation.cache_file import CachedTargets, Key, load, save
+from incdet.distillation.provider import OnlineProvider, Provider, Teaching
 from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.engine import Engine
@@ -22,52 +22,56 @@ WORTH = 1.25
 """Draws for each entry from which on filling pays: it costs a forward an entry, and reading what it found."""
 
 
-class Phase(NamedTuple):
-    """A phase whose teacher is to answer.
+class Pupil(NamedTuple):
+    """Who is taught in a phase, and on what.
 
     Attributes:
-        name: For the eye.
+        phase: For the eye.
         student: On the engine's device; prepares the images.
         records: What the phase draws from.
         draws: Images it draws in all, on this process.
-        file: Where the archive lies while the step lasts.
+        file: Where the cache lies while the step lasts.
+        masked: See ``BatchTargets.read``.
         canvas: (H, W) that every batch is padded to; None where batches differ.
     """
 
-    name: str
+    phase: str
     student: IncrementalRetinaNet
     records: Sequence[Record]
     draws: int
     file: Path
+    masked: bool = True
     canvas: tuple[int, int] | None = None
 
 
-def choose_provider(engine: Engine, criterion: Consultation, phase: Phase, config: Config) -> Provider:
-    """A cache of the teacher's responses where that is exact, pays and fits; else the teacher itself. Says which.
+def choose_provider(engine: Engine, teaching: Teaching, pupil: Pupil, config: Config) -> Provider:
+    """A cache of the teachers' answers where that is exact, pays and fits; else the teachers themselves. Says which.
 
-    After the cache is filled, or taken up from its file, the teacher leaves the device.
+    After the cache is filled, or taken up from its file, the teachers leave the device.
     """
     flips = [flipped for flipped, drawn in ((False, config.augment.flip < 1), (True, config.augment.flip > 0)) if drawn]
-    recipe, images = phase.student.recipe, f"responses of {len(phase.records):,} images"
-    archive = None
-    reason = obstacle(criterion.question, recipe, config, phase.draws, len(phase.records) * len(flips))
+    recipe, images = pupil.student.recipe, f"responses of {len(pupil.records):,} images"
+    cached = None
+    reason = obstacle(teaching, recipe, config, pupil.draws, len(pupil.records) * len(flips))
     if reason is None:
-        archive = _archive(engine, criterion, phase, config, flips)
+        cached = _cached(engine, teaching, pupil, config, flips)
         reason = f"{images} exceed engine.response_cache={config.engine.response_cache} MiB"
-    if archive is None:
+    if cached is None:
         engine.say(f"teacher: online, because {reason}")
-        return OnlineProvider(criterion.teacher, criterion.question, criterion.decide, phase.student)
-    engine.say(f"teacher: {images} cached, {archive.nbytes / MIB:.1f} MiB")
-    criterion.teacher.to("cpu")
-    return CachedProvider(archive, criterion.terms, recipe.anchors_per_cell)
+        return OnlineProvider(teaching, pupil.student)
+    engine.say(f"teacher: {images} cached, {cached.nbytes / MIB:.1f} MiB")
+    teaching.to("cpu")
+    return CachedProvider(cached, pupil.student)
 
 
-def obstacle(question: Request, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
-    """Why the responses to ``entries`` pictures are not to be cached for ``draws`` draws; None if they are."""
+def obstacle(teaching: Teaching, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
+    """Why the answers to ``entries`` pictures are not to be cached for ``draws`` draws; None if they are."""
     augment = config.augment
     if config.engine.response_cache == 0:
         return "engine.response_cache is 0"
-    if any(selection.kind == "all" for selection in question.selections):
+    if not teaching.cachable:
+        return "the method compares feature maps"
+    if any(getattr(getattr(term, "selection", None), "kind", "") == "all" for term in teaching.terms):
         return "the method listens to every anchor"
     if changing := [name for name in ("crop", "photometric", "scale") if getattr(augment, name)]:
         return f"augment.{changing[0]} makes every draw another picture"
@@ -78,39 +82,41 @@ def obstacle(question: Request, recipe: Recipe, config: Config, draws: int, entr
     return None
 
 
-def _archive(
-    engine: Engine, criterion: Consultation, phase: Phase, config: Config, flips: Sequence[bool]
-) -> Archive | None:
-    """The archive from its file or filled anew; None where it exceeds the budget."""
-    models = [model for model in (criterion.teacher.model, criterion.teacher.snapshot) if model is not None]
-    geometry = {
-        "recipe": [model.recipe.to_json() for model in models],
+def _cached(
+    engine: Engine, teaching: Teaching, pupil: Pupil, config: Config, flips: Sequence[bool]
+) -> CachedTargets | None:
+    """The cache from its file or filled anew; None where it exceeds the budget."""
+    student = pupil.student
+    rule: dict[str, Any] = {
+        "recipe": [model.recipe.to_json() for model in teaching.models],
+        "teachers": {name: list(teacher.columns) for name, teacher in teaching.teachers.items()},
+        "terms": [repr(term) for term in teaching.terms],
+        "masked": pupil.masked,
         "flips": [*flips],
         "precision": engine.precision,
-        "rule": criterion.rule,
-        "question": repr(criterion.question),
-        "classes": phase.student.vocab.names,
-        "canvas": phase.canvas,
+        "classes": student.vocab.names,
+        "canvas": pupil.canvas,
     }
-    key = Key.of([model.state_dict() for model in models], phase.records, geometry)
+    key = Key.of([model.state_dict() for model in teaching.models], pupil.records, rule)
     budget = config.engine.response_cache * MIB
-    archive, fault = load(phase.file, key)
-    if archive is not None:
-        return archive if archive.nbytes <= budget else None
+    cached, fault = load(pupil.file, key)
+    if cached is not None:
+        return cached if cached.nbytes <= budget else None
     if fault:
-        engine.say(f"teacher: {phase.file} is not used, because {fault}")
-    with engine.accelerator.autocast():
-        archive = fill(
-            criterion,
-            phase.student.train(),
-            plain_images(engine, phase.student, phase.records, config),
+        engine.say(f"teacher: {pupil.file} is not used, because {fault}")
+    with engine.computing.autocast():
+        cached = fill(
+            teaching,
+            student.train(),
+            plain_images(engine, student, pupil.records, config),
             flips,
-            canvas=phase.canvas,
+            masked=pupil.masked,
+            canvas=pupil.canvas,
             budget=budget,
             batch_size=config.evaluation.batch_size,
             workers=min(config.engine.workers, os.cpu_count() or 1),
-            progress=lambda done, total: engine.advance(f"{phase.name}: teacher", done, total),
+            progress=lambda done, total: engine.advance(f"{pupil.phase}: teacher", done, total),
         )
-    if archive is not None and engine.accelerator.is_main_process:
-        save(phase.file, archive, key)
-    return archive
+    if cached is not None:
+        save(pupil.file, cached, key)
+    return cached

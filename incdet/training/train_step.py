@@ -1,38 +1,43 @@
-"""One optimiser step: forward, losses, backward, clip, step. The engine repeats it; nothing in it waits for a GPU."""
+"""One optimiser step: targets, forward, losses, backward, clip, step. The engine repeats it; nothing in it waits."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from incdet.config import Schedule
-from incdet.errors import TrainingError
-from incdet.files import replacing
+from incdet.distillation.teacher_targets import Targets
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
+from incdet.training.criterion import Criterion
+from incdet.training.processes import Processes
 
 
-class Criterion(Protocol):
-    """What a phase of training minimises: named scalars whose sum is the loss of the batch."""
+class Precision(NamedTuple):
+    """What the network computes in.
 
-    def __call__(self, dense: HeadOutputs, prepared: ImageBatch) -> dict[str, Tensor]:
-        """Scalars of one batch."""
-        ...
+    Attributes:
+        device: Kind of device.
+        dtype: Of autocast; None is float32 throughout.
+    """
+
+    device: str
+    dtype: torch.dtype | None = None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The network inside computes in ``dtype``; losses and boxes stay float32."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
 
 
 class Losses(NamedTuple):
-    """The losses of the micro-batches of one optimiser step, where they were computed.
+    """The losses of one optimiser step, where they were computed, summed over pieces and processes.
 
     Attributes:
-        names: ``loss``, the sum, and then the terms.
-        values: (micro-batches, names) float32.
+        names: ``loss``, the terms, and ``gradient``, the norm of the gradient before it was clipped.
+        values: (names,) float32.
     """
 
     names: tuple[str, ...]
@@ -42,122 +47,85 @@ class Losses(NamedTuple):
 class TrainStep:
     """Teaches ``model`` one optimiser step a call.
 
-    A loss that is not finite changes no weight: the fused optimiser itself skips the step, told by a flag on its own
-    device, so that the host need not look first.
+    The batch is cut into pieces only to fit the memory: what the losses are divided by is counted over the whole batch
+    of all processes first, so that neither cut nor processes change loss or gradient. A loss or gradient that is not
+    finite changes no weight: the fused optimiser itself skips the step, told by a flag on its own device, so that the
+    host need not look first.
 
     Args:
-        accelerator: Precision, gradient accumulation and processes.
+        processes: Those that train together.
+        precision: What the network computes in.
         model: On its device, in training mode.
         criterion: The loss.
         schedule: Optimiser and clipping.
+        accumulation: Pieces of a batch.
         network: Runs in place of ``model`` and learns with its parameters; None is the model itself.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        processes: Processes,
+        precision: Precision,
         model: IncrementalRetinaNet,
         criterion: Criterion,
         schedule: Schedule,
+        accumulation: int = 1,
         network: Callable[[ImageBatch], HeadOutputs] | None = None,
     ) -> None:
         self.optimizer = make_optimizer(model, schedule)
-        self._accelerator = accelerator
-        self._criterion = criterion
-        self._clip = schedule.clip
-        self._parameters = list(model.parameters())
-        self._wrapped: nn.Module = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+        self.scaler = torch.amp.GradScaler(precision.device) if precision.dtype == torch.float16 else None
+        self._processes, self._precision = processes, precision
+        self._model, self._criterion = model, criterion
+        self._clip, self._accumulation = schedule.clip, accumulation
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._wrapped = processes.wrapped(model, fixed_buffers=bool(model.recipe.frozen_norm))
         self._network: Callable[[ImageBatch], HeadOutputs] = network or self._wrapped
-        self._stepper = accelerator.prepare_optimizer(self.optimizer)
 
-    def __call__(self, batches: Sequence[ImageBatch], rate: float) -> Losses:
-        """One step at learning rate ``rate`` on the mean gradient of the micro-batches."""
+    def __call__(self, batch: ImageBatch, rate: float) -> tuple[Losses, Sequence[Targets]]:
+        """One step at learning rate ``rate``; what the batch was compared with is given back beside the losses."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        names: tuple[str, ...] = ()
-        values = []
-        for number, prepared in enumerate(batches, start=1):
-            with nullcontext() if number == len(batches) else self._accelerator.no_sync(self._wrapped):
-                with self._accelerator.autocast():
-                    losses = self._criterion(self._network(prepared), prepared)
-                total = torch.stack(list(losses.values())).sum()
-                values.append(torch.stack([total.detach(), *(loss.detach() for loss in losses.values())]))
-                names = ("loss", *losses)
-                self._accelerator.backward(total / len(batches))
-        found = Losses(names, torch.stack(values))
+        with self._precision.autocast():
+            pieces = [self._model.with_stem(piece) for piece in batch.pieces(self._accumulation)]
+            targets = [self._criterion.targets(piece) for piece in pieces]
+        totals = self._processes.totals([one.counts for one in targets])
+        rows = []
+        for number, (piece, own) in enumerate(zip(pieces, targets, strict=True), start=1):
+            last = number == len(pieces)
+            with nullcontext() if last else self._processes.unsynchronised(self._wrapped):
+                losses = self._piece(piece, own, totals)
+            rows.append(torch.stack([loss.detach() for loss in losses.values()]))
+        values = self._processes.summed(torch.stack(rows).sum(dim=0))
+        gradient = self._finish(values)
+        return Losses(("loss", *losses, "gradient"), torch.cat([values.sum()[None], values, gradient[None]])), targets
+
+    def _piece(self, piece: ImageBatch, targets: Targets, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Forward and backward of a piece of the batch."""
+        with self._precision.autocast():
+            losses = self._criterion(self._network(piece), targets, totals)
+        # The processes' gradients are averaged, but each holds a share of the sum.
+        total = torch.stack(list(losses.values())).sum() * self._processes.world
+        (total if self.scaler is None else self.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+        return losses
+
+    def _finish(self, values: Tensor) -> Tensor:
+        """Clips and steps; returns the norm of the gradient."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=False if values.device.type == "cpu" else None)
         if self._clip is not None:
-            self._accelerator.clip_grad_norm_(self._parameters, self._clip)
-        if self._accelerator.scaler is None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+        if self.scaler is None:
             # The place where torch's loss scaler, which does the same with gradients, leaves its verdict.
-            self.optimizer.found_inf = (~found.values.isfinite()).any().float()  # type: ignore[attr-defined]
-        self._stepper.step()
-        self._stepper.zero_grad()
-        return found
-
-
-class NonFiniteCheck:
-    """Reads losses back and stops at one that is not finite, with its batch saved.
-
-    On a GPU the reading of a step is awaited when the next one has been launched, so that the GPU never idles for it.
-
-    Args:
-        state: File that the phase resumes from; ``nonfinite.pt`` lies beside it. None saves nothing.
-        lag: Optimiser steps that may be launched before an earlier one is read.
-    """
-
-    def __init__(self, state: Path | None, lag: int) -> None:
-        self._state = state
-        self._lag = lag
-        self._waiting: deque[_Reading] = deque()
-
-    def watch(self, losses: Losses, batches: Sequence[ImageBatch], random: Tensor, done: int) -> None:
-        """Starts the copy of the losses of optimiser step ``done`` to the host, and keeps what they came from."""
-        values, copied = losses.values, None
-        if values.is_cuda:
-            values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values.copy_(losses.values, non_blocking=True)
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            copied.record()
-        self._waiting.append(_Reading(losses.names, values, copied, batches, random, done))
-
-    def read(self, *, everything: bool = False) -> Iterator[dict[str, float]]:
-        """The mean losses of the steps that are due, oldest first; with ``everything`` of all that were watched.
-
-        Raises:
-            TrainingError: A loss was not finite.
-        """
-        while len(self._waiting) > (0 if everything else self._lag):
-            reading = self._waiting.popleft()
-            if reading.copied is not None:
-                reading.copied.synchronize()
-            rows = reading.values.tolist()
-            for prepared, row in zip(reading.batches, rows, strict=True):
-                if not all(math.isfinite(value) for value in row):
-                    self._refuse(dict(zip(reading.names[1:], row[1:], strict=True)), prepared, reading)
-            columns = zip(*rows, strict=True)
-            yield {name: sum(column) / len(rows) for name, column in zip(reading.names, columns, strict=True)}
-
-    def _refuse(self, losses: Mapping[str, float], prepared: ImageBatch, reading: _Reading) -> None:
-        """Saves the batch as the network saw it, and the random state it was prepared from."""
-        saved = "nothing was saved"
-        if self._state is not None:
-            path = self._state.with_name("nonfinite.pt")
-            with replacing(path) as draft, draft.open("wb") as handle:
-                torch.save({**prepared._asdict(), "rng": reading.random, "iteration": reading.done}, handle)
-            saved = f"batch and random state are in {path}"
-        raise TrainingError(
-            f"loss is not finite at iteration {reading.done + 1}: {losses}; {saved}; lower the learning rate, lengthen "
-            "the warm-up, set a clip, or use engine.precision=off"
-        )
-
-
-class _Reading(NamedTuple):
-    names: tuple[str, ...]
-    values: Tensor
-    copied: torch.cuda.Event | None
-    batches: Sequence[ImageBatch]
-    random: Tensor
-    done: int
+            finite = values.isfinite().all() & norm.isfinite()
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad()
+        return norm
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

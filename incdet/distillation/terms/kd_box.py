@@ -50,7 +50,7 @@ class KdBox(PlainTerm):
         wanted &= batch.assignment.matched < 0
         rows = Entries.of(wanted, logits=teacher.logits, deltas=teacher.deltas)
         survivors = rows.only(surviving(rows, batch.anchors, self.nms))
-        return survivors._replace(values={"deltas": survivors["deltas"]})
+        return survivors.holding(deltas=survivors["deltas"])
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The number of kept places."""

@@ -47,7 +47,7 @@ class KdQuality(PlainTerm):
         """The targets (N, K) at the places that have some."""
         old = answers["old"]
         scores = old.logits.sigmoid()
-        target = scores.new_zeros(*scores.shape[:2], batch.coverage.shape[1])
+        target = scores.new_zeros(*scores.shape[:2], batch.trained.shape[1])
         target[..., : scores.shape[-1]] = scores
         if "interim" in answers:
             new = answers["interim"]
@@ -56,7 +56,7 @@ class KdQuality(PlainTerm):
             columns = slice(max(new.first, scores.shape[-1]), None)
             target[..., columns] = new.logits.sigmoid()[..., columns.start - new.first :] * rest
         free = (batch.assignment.matched < 0) & (batch.assignment.matched != IGNORED)
-        target = target * ~batch.coverage[:, None] * free[..., None]
+        target = target * ~batch.trained[:, None] * free[..., None]
         target[target < self.floor] = 0
         return {"rows": Entries.of(target.amax(dim=-1) > 0, target=target)}
 
@@ -78,7 +78,7 @@ class KdQuality(PlainTerm):
             positives=torch.zeros_like(batch.assignment.positives),
             mask=None,
         )
-        return ClassTargets(background, ~batch.coverage, None, total.clamp(min=1.0).expand(len(matched)))
+        return ClassTargets(background, ~batch.trained, None, total.clamp(min=1.0).expand(len(matched)))
 
     def losses(
         self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor, focal: Tensor | None

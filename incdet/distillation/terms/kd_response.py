@@ -61,7 +61,7 @@ class KdResponse(PlainTerm):
         """The columns (N, O) bool that it may speak of; None for all."""
         if not self.uncovered_only:
             return None
-        return ~batch.coverage[rows.image, : rows["logits"].shape[1]]
+        return ~batch.trained[rows.image, : rows["logits"].shape[1]]
 
 
 def binary_divergence(own: Tensor, theirs: Tensor) -> Tensor:

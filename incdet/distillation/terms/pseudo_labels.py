@@ -127,7 +127,7 @@ def pseudo_targets(
     found = teacher.detections(math.floor(1000 * min(thresholds.low, default=0.0)) / 1000)
     boxes, scores, labels = (torch.cat([one[key] for one in found]) for key in ("boxes", "scores", "labels"))
     high, low = (torch.tensor(part, device=boxes.device) for part in thresholds)
-    image, channels = _owners(found, boxes.device), spoken_channels(batch.coverage, len(high))
+    image, channels = _owners(found, boxes.device), spoken_channels(batch.trained, len(high))
     truth = torch.cat([target["boxes"] for target in batch.targets])
     owner = _owners(batch.targets, boxes.device)
     usable = channels[image, labels] & (scores >= low[labels])
@@ -159,7 +159,7 @@ def pseudo_targets(
             {"column": assignment.column, "box": assignment.boxes, "free": free},
         ),
         "between": Entries.of(assignment.matched == IGNORED),
-        "void": _without_positives(void, assignment, batch.coverage.shape[1]),
+        "void": _without_positives(void, assignment, batch.trained.shape[1]),
         "spoken": Entries(everywhere, torch.zeros_like(everywhere), {"channels": channels}),
     }
 

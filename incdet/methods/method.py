@@ -1,0 +1,258 @@
+"""A method as a value: what it is made of, and the named sum of weighted terms that it minimises.
+
+Shape letters: B images, K student columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
+
+from incdet.distillation.part import Part
+from incdet.distillation.teacher_targets import BatchTargets, Targets, TermTargets
+from incdet.distillation.term import Term
+from incdet.errors import Finding, InputError, suggest
+from incdet.network.retinanet import HeadOutputs
+from incdet.ops.losses import ClassTargets, box_loss, focal_loss, focal_losses
+
+
+class Replay(Part):
+    """Exemplars are mixed into the training set."""
+
+    name: ClassVar[str] = "replay"
+    share: float | None = Field(None, gt=0, lt=1)
+    """Share of every batch that comes from the memory; null mixes them as they fall."""
+
+
+class Interim(Part):
+    """A network of the new classes is trained first, on the step's images alone; it teaches under the name `interim`."""
+
+    name: ClassVar[str] = "interim"
+    length: float = Field(1.0, gt=0)
+    """Its training, as a share of the step's own."""
+
+
+class Averaging(Part):
+    """The student starts between the network before the step and the interim one; its new predictor is the latter's."""
+
+    name: ClassVar[str] = "averaging"
+    old: float = Field(0.5, ge=0, le=1)
+    """Weight of the network before the step in the shared parameters."""
+
+
+class Finetune(Part):
+    """A short, class-balanced fine-tuning ends the step; its schedule is `train.finetune`."""
+
+    name: ClassVar[str] = "balanced_finetune"
+
+
+class Setting(NamedTuple):
+    """A number (or switch) of a method.
+
+    Attributes:
+        key: ``part.field``, or deeper.
+        value: As it stands.
+        description: What it means.
+    """
+
+    key: str
+    value: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn a step, made of parts.
+
+    Attributes:
+        name: What ``--method`` calls it.
+        source: Where it comes from.
+        masked: Only annotated channels are trained; False declares every channel covered.
+        terms: What teachers add to the loss.
+        replay: How exemplars are used; None means no memory.
+        interim: A second teacher, trained on the step's images alone.
+        averaging: Where the student starts; None starts from the network before the step.
+        balanced_finetune: What ends the step.
+        joint: Trains on all steps' data at once; it has no teacher.
+        changed: The settings that differ from the method's own, ``part.field=value``.
+    """
+
+    name: str
+    source: str
+    masked: bool = True
+    terms: tuple[Term, ...] = ()
+    replay: Replay | None = None
+    interim: Interim | None = None
+    averaging: Averaging | None = None
+    balanced_finetune: Finetune | None = None
+    joint: bool = False
+    changed: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name and what was changed, for tables."""
+        return f"{self.name} ({', '.join(self.changed)})" if self.changed else self.name
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts by name: those that ``without`` can take away and settings can change."""
+        fixed = (self.interim, self.averaging, self.replay, self.balanced_finetune)
+        return {part.name: part for part in (*self.terms, *fixed) if part is not None}
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of the teachers that its terms listen to and that there are."""
+        wanted = dict.fromkeys(name for term in self.terms for name in term.teachers)
+        return tuple(name for name in wanted if name != "interim" or self.interim is not None)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether a term reads the student's features, so that they have to keep their gradient."""
+        return any("features" in term.needs for term in self.terms)
+
+    def without(self, *names: str) -> Method:
+        """The method less the named parts, for ablations; its name says so.
+
+        Raises:
+            InputError: The method has no such part.
+        """
+        method = self
+        for name in names:
+            if name not in method.parts:
+                raise InputError(
+                    Finding(
+                        "config",
+                        "key without",
+                        f"method {self.name!r} has no part {name!r}",
+                        suggest(name, self.parts),
+                    )
+                )
+            fixed = {"interim", "averaging", "replay", "balanced_finetune"} & {name}
+            terms = tuple(term for term in method.terms if term.name != name)
+            method = replace(method, name=f"{method.name}-{name}", terms=terms, **dict.fromkeys(fixed))
+        # Balanced fine-tuning needs exemplars to balance with, averaging a second network.
+        if method.replay is None:
+            method = replace(method, balanced_finetune=None)
+        return method if method.interim else replace(method, averaging=None)
+
+    def settings(self) -> Iterator[Setting]:
+        """Every number and switch of its parts."""
+        for name, part in self.parts.items():
+            if isinstance(part, BaseModel):
+                yield from _settings_of(part, name)
+
+    def configured(self, values: Mapping[str, Any]) -> Method:
+        """The method with other numbers: ``{part: {field: value}}``.
+
+        Raises:
+            InputError: A part or field is unknown, or a value is out of its range.
+        """
+        parts = self.parts
+        before = {setting.key: setting.value for setting in self.settings()}
+        for name, given in values.items():
+            if name not in parts or not isinstance(parts[name], BaseModel):
+                raise self._refused(name, "is unknown", suggest(name, parts) if parts else "the method has no setting")
+            if not isinstance(given, Mapping):
+                raise self._refused(name, f"is {given!r}", "give one of its fields, such as weight=0.5")
+            parts[name] = self._changed_part(parts[name], name, given)
+        method = replace(
+            self,
+            terms=tuple(parts[term.name] for term in self.terms),
+            **{name: parts[name] for name in parts if name not in {term.name for term in self.terms}},
+        )
+        changed = [f"{s.key}={s.value}" for s in method.settings() if s.value != before[s.key]]
+        return replace(method, changed=(*self.changed, *changed))
+
+    def _changed_part(self, part: Any, name: str, given: Mapping[str, Any]) -> Any:
+        whole = part.model_dump(exclude={"fitted"})
+        try:
+            return type(part).model_validate(_merged(whole, given))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            words = [str(word) for word in fault["loc"]]
+            if fault["type"] == "extra_forbidden":
+                known = [setting.key for setting in _settings_of(part, name)]
+                raise self._refused(".".join((name, *words)), "is unknown", _near(words[-1], known)) from None
+            problem = f"is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            raise self._refused(".".join((name, *words)), problem, "correct the value") from None
+
+    def _refused(self, key: str, problem: str, fix: str) -> InputError:
+        return InputError(Finding("config", f"key method.{self.name}.{key}", problem, fix))
+
+    def targets(self, batch: BatchTargets, terms: Mapping[str, TermTargets]) -> Targets:
+        """All that the student's outputs on a batch are compared with, given what the teachers said."""
+        counts = {term.name: term.count(terms[term.name], batch) for term in self.terms if term.name in terms}
+        return Targets(batch, terms, {"images": batch.anchors.new_tensor(len(batch.targets)), **counts})
+
+    def losses(self, student: HeadOutputs, targets: Targets, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named, weighted terms of a batch, or of a piece of one; what is minimised is their sum over all pieces.
+
+        Args:
+            student: Its outputs.
+            targets: What they are compared with.
+            totals: ``targets.counts``, summed over the pieces of the batch.
+
+        Returns:
+            Scalars ``focal`` and ``box`` always, and those of the terms that had teachers to listen to.
+        """
+        batch = targets.batch
+        scale = batch.assignment.positives.clamp(min=1) * totals["images"]
+        spoken = [term for term in self.terms if term.name in targets.terms]
+        charges = {
+            term.name: charge
+            for term in spoken
+            if (charge := term.class_targets(targets.terms[term.name], batch, totals[term.name])) is not None
+        }
+        focal, others = self._focal(student, batch, scale, charges)
+        losses = {
+            "focal": focal,
+            "box": box_loss(student.deltas, batch.anchors, batch.assignment, kind=batch.box_kind, normaliser=scale),
+        }
+        for term in spoken:
+            own = targets.terms[term.name]
+            losses |= term.losses(student, own, batch, totals[term.name], others.get(term.name))
+        return losses
+
+    def _focal(
+        self, student: HeadOutputs, batch: BatchTargets, scale: Tensor, charges: Mapping[str, ClassTargets]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The focal loss of the annotations, and those of the terms by name.
+
+        What is annotated and what a term speaks for share no channel, so that one pass over the logits serves both.
+        """
+        coverage = batch.trained if self.masked else None
+        first, *more = charges or [None]
+        if first is None:
+            return focal_loss(student.logits, batch.assignment, coverage=coverage, normaliser=scale), {}
+        annotated = ClassTargets(batch.assignment, batch.trained, None, scale)
+        focal, own = focal_losses(student.logits, [annotated, charges[first]])
+        alone = {name: focal_losses(student.logits, [charges[name]])[0] for name in more}
+        return focal, {first: own, **alone}
+
+
+def _settings_of(part: BaseModel, start: str) -> Iterator[Setting]:
+    for name, field in type(part).model_fields.items():
+        value = getattr(part, name)
+        if isinstance(value, BaseModel):
+            yield from _settings_of(value, f"{start}.{name}")
+        elif name != "fitted":
+            yield Setting(f"{start}.{name}", value, " ".join((field.description or "").split()))
+
+
+def _merged(whole: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``whole`` with the values of ``given``, section by section."""
+    merged = dict(whole)
+    for name, value in given.items():
+        before = merged.get(name)
+        nested = isinstance(value, Mapping) and isinstance(before, Mapping)
+        merged[name] = _merged(before, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def _near(word: str, keys: list[str]) -> str:
+    """The settings of a part whose last word is near."""
+    return suggest(word, [key.partition(".")[2] for key in keys])

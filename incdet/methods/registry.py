@@ -1,0 +1,76 @@
+"""The methods by name: those that come with incdet, and those of other packages.
+
+A package adds its own by an entry point of the group ``incdet.methods`` whose value is a ``Method``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from incdet.errors import Finding, InputError, suggest
+from incdet.methods.method import Method, Setting
+
+GROUP = "incdet.methods"
+OWN = ("finetune", "masked", "joint", "lwf", "eeil", "pseudo", "incdet")
+
+
+@cache
+def known_methods() -> Mapping[str, Method]:
+    """Every method by its name.
+
+    Raises:
+        InputError: A package offers something else under the entry point, or a name that is taken.
+    """
+    methods = {name: import_module(f"incdet.methods.{name}").METHOD for name in OWN}
+    for point in entry_points(group=GROUP):
+        method = point.load()
+        if not isinstance(method, Method):
+            raise _refused(point.value, f"is {type(method).__name__}, not a Method", "offer an incdet Method")
+        if method.name in methods:
+            raise _refused(point.value, f"is called {method.name!r}, as another is", "give it a name of its own")
+        methods[method.name] = method
+    return methods
+
+
+def get_method(
+    name: str, without: Sequence[str] = (), settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> Method:
+    """The named method, with other numbers where ``settings[name]`` gives some, less the parts in ``without``.
+
+    Raises:
+        InputError: No method has that name, or one of the settings is of no method, part or range; the message lists
+            the near ones.
+    """
+    methods = known_methods()
+    for wanted, key in ((name, "key methods"), *((other, f"key method.{other}") for other in settings or {})):
+        if wanted not in methods:
+            raise InputError(Finding("config", key, f"no method is called {wanted!r}", suggest(wanted, methods)))
+    method = methods[name].configured((settings or {}).get(name, {}))
+    return method.without(*without) if without else method
+
+
+def describe_settings() -> Iterator[Setting]:
+    """Every setting of every method, under its whole key."""
+    for method in known_methods().values():
+        for setting in method.settings():
+            yield setting._replace(key=f"method.{method.name}.{setting.key}")
+
+
+def settings_tree(method: Method) -> dict[str, Any]:
+    """Every setting of a method as ``{part: {field: value}}``, for the frozen configuration."""
+    tree: dict[str, Any] = {}
+    for setting in method.settings():
+        *words, last = setting.key.split(".")
+        place = tree
+        for word in words:
+            place = place.setdefault(word, {})
+        place[last] = setting.value
+    return tree
+
+
+def _refused(item: str, problem: str, fix: str) -> InputError:
+    return InputError(Finding(f"entry point {GROUP}", item, problem, fix))
