@@ -18,7 +18,7 @@ from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
-from incdet.methods.base import get_method
+from incdet.methods.registry import get_method
 from incdet.network import checkpoint
 from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
@@ -70,7 +70,7 @@ def extend(
     """
     config = _config(path, output, method, overrides)
     device_named(config.engine.device, "key engine.device")
-    chosen = get_method(method)
+    chosen = get_method(method, settings=config.method)
     if chosen.joint:
         raise InputError(
             Finding("command line", "method joint", "needs the data of all steps", "use another: incdet methods")
@@ -107,7 +107,7 @@ def extend(
         memory = _old_memory(model, remembered, old, budget, config, display)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, display, samples, background)
-        before = work.results(chosen.name)
+        before = work.results(chosen)
         work.begin(chosen.name)
         work.measure(model, before, step - 1, folder.root, seconds=None)
         results = learn_steps(work, chosen, model, before, memory, start=step)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ from incdet.evaluation.results import Results
 from incdet.evaluation.scoring import measure, paired_changes
 from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory
-from incdet.methods.base import Method, get_method
+from incdet.methods.method import Method
+from incdet.methods.registry import frozen_settings, get_method
 from incdet.network import checkpoint
 from incdet.network.architecture import Recipe
 from incdet.network.device import device_named
@@ -45,8 +47,9 @@ from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
 from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, save_samples
 from incdet.training.engine import Engine
-from incdet.training.increment import MethodCriterion, TrainingSet, learn_step, train, update_memory
+from incdet.training.increment import TrainingSet, Workshop, choose_exemplars, learn_step, train
 from incdet.training.log import RunLog, require_tensorboard
+from incdet.training.schedule import Lengths, Phase
 from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
 
@@ -65,6 +68,15 @@ class Run:
     display: Display
     samples: Sequence[Record]
     background: Worker
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Optimiser steps of every phase."""
+        return lengths_of(self.config, self.source, self.protocol)
+
+    def shop(self, states: Path) -> Workshop:
+        """What a phase needs that resumes from ``states``."""
+        return Workshop(self.engine, self.config, self.lengths, states)
 
     def vocabulary(self, steps: int) -> Vocabulary:
         """The class vocabulary of the first ``steps`` steps."""
@@ -175,9 +187,9 @@ class Run:
             progress=lambda done, total: self.display.advance(phase, done, total),
         )
 
-    def results(self, name: str) -> Results:
+    def results(self, method: Method) -> Results:
         """Empty results of a method under this run's protocol."""
-        return Results(name, self.config.seed, describe(self.config), self.protocol.to_json())
+        return Results(method.name, self.config.seed, describe(self.config), self.protocol.to_json(), method.changed)
 
 
 def run(config: Config, *, resume: bool = False, display: Display | None = None) -> Path:
@@ -190,8 +202,9 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         InputError: Anything that is wrong with configuration, data or run folder, before training starts.
         TrainingError: A loss was not finite.
     """
-    methods = [get_method(name, config.without) for name in config.methods]
     device_named(config.engine.device, "key engine.device")
+    methods = [get_method(name, config.without, config.method) for name in config.methods]
+    config = config.model_copy(update={"method": frozen_settings(config.methods, config.method)})
     refuse_other_run(config, resume=resume)
     if config.engine.tensorboard:
         require_tensorboard()
@@ -209,6 +222,7 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         announce(protocol, source, folder, shown)
         engine = Engine(config.engine, log, shown)
         engine.say(engine.describe())
+        tell_lengths(engine, config, source, protocol, any(method.joint for method in methods))
         log.write("start", **facts(config, source, engine.describe()))
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, shown, picked, background)
@@ -264,6 +278,18 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
     write_json(folder.root / "protocol.json", value)
 
 
+def lengths_of(config: Config, source: Source, protocol: Protocol) -> Lengths:
+    """Optimiser steps of every phase; those of a given step 1 are nobody's."""
+    views = [step_view(source.train, protocol, step) for step in range(1, len(protocol.steps) + 1)]
+    return Lengths(config.train, [view.images for view in views])
+
+
+def tell_lengths(engine: Engine, config: Config, source: Source, protocol: Protocol, joint: bool) -> None:
+    """Says how long every phase will be, and how many passes over their images that makes."""
+    images = joint_view(source.train, protocol, len(protocol.steps)).images if joint else None
+    engine.say(lengths_of(config, source, protocol).describe(images))
+
+
 def recipe_of(config: Config) -> Recipe:
     """The recipe that ``config.model`` describes."""
     values = config.model.model_dump(exclude={"weights"})
@@ -317,25 +343,19 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     if (folder / "results.json").is_file():
         return checkpoint.load(RunFolder.step(folder, 1)).model, Results.load(folder / "results.json")
     work.begin("base")
-    results, view = work.results("base"), step_view(work.source.train, work.protocol, 1)
+    results, view = work.results(PLAIN), step_view(work.source.train, work.protocol, 1)
     start = time.perf_counter()
     model, states = given, folder / "states"
     if model is None:
         model = build_model(work.config, work.vocabulary(1))
-        criterion = MethodCriterion(PLAIN, model.recipe.box_loss)
-        train(
-            work.engine,
-            model,
-            criterion,
-            TrainingSet(tuple(view.records), 0),
-            work.config,
-            work.config.train.base,
-            "step 1 train",
-            states,
-        )
+        records, schedule = TrainingSet(tuple(view.records)), work.config.train.base
+        train(work.shop(states), model, PLAIN, {}, records, schedule, work.lengths.base(), Phase(1, "train"))
     model = model.to(work.engine.device)
     seconds = time.perf_counter() - start if given is None else None
-    work.measure(model.eval(), results, 1, folder, states=states, seconds=seconds, train_images=view.images)
+    known: dict[str, Any] = {"train_images": view.images}
+    if given is None:
+        known["iterations"] = {"train": work.lengths.base()}
+    work.measure(model.eval(), results, 1, folder, states=states, seconds=seconds, **known)
     return model, results
 
 
@@ -345,7 +365,8 @@ def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Mem
     if path.is_file():
         return Memory.load(path)
     model.to(work.engine.device)
-    memory = update_memory(model, step_view(work.source.train, work.protocol, 1), memory, work.config)
+    view = step_view(work.source.train, work.protocol, 1)
+    memory = choose_exemplars(model, view.records, view.names, memory, work.config)
     return memory.save(path, copy_images=work.config.memory.copy_images)
 
 
@@ -354,7 +375,7 @@ def learn_steps(
 ) -> Results:
     """Steps ``start`` to T with ``method`` from the detector before; finished steps are not repeated on resuming."""
     folder = work.folder.method(method.name)
-    results = work.results(method.name)
+    results = work.results(method)
     if (folder / "results.json").is_file():
         results = Results.load(folder / "results.json")
     if not method.replay:
@@ -363,7 +384,7 @@ def learn_steps(
 
     def adopt() -> None:
         one = first.steps[start - 1]
-        results.add_step(start - 1, one.scores, one.train_images, kept, one.seconds)
+        results.add_step(start - 1, one.scores, one.train_images, kept, one.seconds, iterations=one.iterations)
 
     work.background.submit(adopt)  # the step before may not be scored yet
     for step in range(start, len(work.protocol.steps) + 1):
@@ -374,14 +395,10 @@ def learn_steps(
             continue
         states = folder / "states" / f"step_{step}"
         view = step_view(work.source.train, work.protocol, step)
-        outcome = learn_step(work.engine, model.to(work.engine.device), view, memory, method, work.config, states)
+        outcome = learn_step(work.shop(states), model.to(work.engine.device), view, memory, method)
         model, memory = outcome.model, outcome.memory
         if method.replay:
             memory = memory.save(manifest, copy_images=work.config.memory.copy_images)
-        if outcome.thresholds is not None:
-            names = model.vocab.names
-            high = dict(zip(names, outcome.thresholds.high.tolist(), strict=False))
-            work.engine.log.write("thresholds", method=method.name, step=step, high=high)
         work.measure(
             model,
             results,
@@ -391,6 +408,7 @@ def learn_steps(
             seconds=outcome.seconds,
             train_images=outcome.images,
             memory=_size(memory),
+            iterations=outcome.iterations,
         )
     work.background.submit(lambda: drop_states(folder / "states"))
     return results
@@ -401,22 +419,15 @@ def learn_joint(work: Run, method: Method) -> Results:
     folder, last = work.folder.method(method.name), len(work.protocol.steps)
     if (folder / "results.json").is_file():
         return Results.load(folder / "results.json")
-    results, view = work.results(method.name), joint_view(work.source.train, work.protocol, last)
+    results, view = work.results(method), joint_view(work.source.train, work.protocol, last)
     start = time.perf_counter()
     model = build_model(work.config, work.vocabulary(last))
     states = folder / "states"
-    train(
-        work.engine,
-        model,
-        MethodCriterion(method, model.recipe.box_loss),
-        TrainingSet(tuple(view.records), 0),
-        work.config,
-        work.config.train.joint,
-        "joint train",
-        states,
-    )
+    records, steps = TrainingSet(tuple(view.records)), work.lengths.joint(view.images)
+    train(work.shop(states), model, method, {}, records, work.config.train.joint, steps, Phase(None, "train"))
     seconds = time.perf_counter() - start
-    work.measure(model.eval(), results, last, folder, states=states, seconds=seconds, train_images=view.images)
+    known: dict[str, Any] = {"train_images": view.images, "iterations": {"train": steps}}
+    work.measure(model.eval(), results, last, folder, states=states, seconds=seconds, **known)
     return results
 
 

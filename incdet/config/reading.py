@@ -143,28 +143,27 @@ def _complete_root(whole: dict[str, Any], source: str) -> None:
 
 
 def _complete_schedules(whole: dict[str, Any]) -> None:
+    """Takes what a later schedule leaves open from ``base``; lengths are derived when the images are known."""
     train = whole.setdefault("train", {})
     base = train.setdefault("base", {}) if isinstance(train, dict) else None
     if not isinstance(base, dict):
         return
+    if base.get("iterations") is None and base.get("epochs") is None:
+        base["epochs"] = Config.model_fields["train"].default.base.epochs
     for name in ("increment", "finetune", "joint"):
         own = train.setdefault(name, {})
         if isinstance(own, dict):
             taken = _tenth(base) if name == "finetune" else dict(base)
-            if own.get("iterations") is not None or own.get("epochs") is not None:
-                taken = {key: value for key, value in taken.items() if key not in ("iterations", "epochs")}
-            train[name] = {**taken, **own}
+            train[name] = {**{key: value for key, value in taken.items() if key not in _RIVALS}, **own}
 
 
 def _tenth(base: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` at a tenth of its length and rate; values of a wrong type stay as they are, for the check."""
+    """``base`` at a tenth of its rate; values of a wrong type stay as they are, for the check."""
     changed: dict[str, Any] = dict(base)
-    length = "iterations" if base.get("iterations") is not None else "epochs"
-    for key in (length, "lr", "warmup"):
+    for key in ("lr", "warmup"):
         value = base.get(key, Schedule.model_fields[key].default)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            whole = key in ("iterations", "warmup") and math.isfinite(value)
-            changed[key] = max(int(key == "iterations"), round(value / 10)) if whole else value / 10
+            changed[key] = round(value / 10) if key == "warmup" and math.isfinite(value) else value / 10
     return changed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
@@ -150,7 +150,7 @@ class Schedule(_Section):
 
     iterations: Positive | None = None
     """Optimiser steps; excludes `epochs`."""
-    epochs: Annotated[float, Field(gt=0)] | None = 12
+    epochs: Annotated[float, Field(gt=0)] | None = None
     """Passes over the images; excludes `iterations`."""
     batch_size: Positive = 16
     """Images in an optimiser step, over all processes and accumulated batches."""
@@ -173,20 +173,28 @@ class Schedule(_Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Schedule:
-        return _exclusive(self, "iterations", "epochs")
+        if self.iterations is not None and self.epochs is not None:
+            raise ValueError("`iterations` and `epochs` exclude each other: give one")
+        return self
 
 
 class Train(_Section):
-    """The schedules. Keys that `increment`, `finetune` and `joint` leave out are taken from `base`."""
+    """The schedules. Keys that `increment`, `finetune` and `joint` leave out, lengths excepted, are those of `base`."""
 
-    base: Schedule = Schedule()
+    base: Schedule = Schedule(epochs=12)
     """Step 1."""
     increment: Schedule = Schedule()
-    """Every later step."""
-    finetune: Schedule = Schedule(epochs=1.2, lr=0.001, warmup=50)
-    """The balanced fine-tune after a later step; left out, it runs a tenth of base's length at a tenth of its rate."""
+    """Every later step; without a length, as many passes over its images as step 1."""
+    finetune: Schedule = Schedule(lr=0.001, warmup=50)
+    """The balanced fine-tune after a later step; without a rate or a length, a tenth of the step's."""
     joint: Schedule = Schedule()
-    """All classes at once, the upper bound."""
+    """All classes at once, the upper bound; without a length, the passes that all steps together make over theirs."""
+
+    @model_validator(mode="after")
+    def _base_has_a_length(self) -> Train:
+        if self.base.iterations is None and self.base.epochs is None:
+            raise ValueError("`base` needs a length: give iterations or epochs")
+        return self
 
 
 class Augment(_Section):
@@ -282,6 +290,8 @@ class Config(_Section):
     """Machine."""
     memory: Memory = Memory()
     """Exemplars."""
+    method: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Numbers of the methods, such as `method.incdet.kd_response.weight=0.5`; frozen whole by a run."""
     evaluation: Evaluation = Evaluation()
     """Testing."""
 

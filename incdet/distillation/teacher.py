@@ -43,7 +43,7 @@ class TeacherOutputs:
         return self.logits.amax(dim=-1)
 
     def detections(self, lowest: float) -> list[dict[str, Tensor]]:
-        """Per image ``boxes`` in prepared pixels, ``scores`` above ``lowest``, and ``labels``, the student's columns."""
+        """Per image ``boxes`` in prepared pixels, ``scores`` above ``lowest``, ``labels`` in the student's columns."""
         outputs = HeadOutputs(self.logits, self.deltas, self.features, self.anchors)
         found = self.teacher.model.postprocess(outputs, self.batch.image_sizes, score_thresh=lowest)
         return [{**one, "labels": one["labels"] + self.first} for one in found]

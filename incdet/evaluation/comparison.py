@@ -92,14 +92,14 @@ class ResultTable:
         for result in self.results:
             for number, row in enumerate(_rows(result)):
                 whole.add_row(
-                    Text(result.method if number == 0 else ""), *row, end_section=number + 1 == len(result.steps)
+                    Text(result.title if number == 0 else ""), *row, end_section=number + 1 == len(result.steps)
                 )
         if console.measure(whole, options=options.update(max_width=1000)).maximum <= options.max_width:
             yield whole
             return
         yield Text("AP50, FPP and RelGap in %; minutes of the step")
         for result in self.results:
-            yield Text(result.method, style="bold", overflow="fold")
+            yield Text(result.title, style="bold", overflow="fold")
             narrow = _grid(*(head for head in HEADS if head not in WIDE), least=5)  # one below the other in line
             for row in _rows(result):
                 narrow.add_row(*(cell for head, cell in zip(HEADS, row, strict=True) if head not in WIDE))

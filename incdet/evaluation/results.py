@@ -8,7 +8,7 @@ at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class StepResult:
         since: The same against the step that learned the class.
         confusion: Which class fires on which object.
         false_alarms: Of the ``old`` and the ``new`` classes, per image without any of them; None if unknown.
+        iterations: Optimiser steps by the kind of phase, those of an interim teacher included.
     """
 
     step: int
@@ -50,6 +51,7 @@ class StepResult:
     since: dict[str, Interval] = field(default_factory=dict)
     confusion: Confusion | None = None
     false_alarms: dict[str, Number] = field(default_factory=dict)
+    iterations: dict[str, int] = field(default_factory=dict)
 
     @property
     def megabytes(self) -> Number:
@@ -72,21 +74,29 @@ class Results:
         seed: The run's seed.
         detector: What was trained, in a few words.
         protocol: ``{"name", "order", "images", "hash", "steps": [[names]]}``, JSON values only.
+        changed: Numbers of the method that are not its own, ``part.field=value``.
 
     Raises:
         InputError: A protocol key is missing or there is no step.
     """
 
-    def __init__(self, method: str, seed: int, detector: str, protocol: Mapping[str, Any]) -> None:
+    def __init__(
+        self, method: str, seed: int, detector: str, protocol: Mapping[str, Any], changed: Sequence[str] = ()
+    ) -> None:
         missing = [key for key in PROTOCOL_KEYS if key not in protocol]
         if missing or not protocol.get("steps"):
             problem = f"lacks {', '.join(missing)}" if missing else "has no step"
             raise InputError(Finding("results", "protocol", problem, f"give {', '.join(PROTOCOL_KEYS)}"))
-        self.method, self.seed, self.detector = method, seed, detector
+        self.method, self.seed, self.detector, self.changed = method, seed, detector, tuple(changed)
         self.protocol: dict[str, Any] = {key: protocol[key] for key in PROTOCOL_KEYS}
         self.protocol["steps"] = [list(step) for step in protocol["steps"]]
         self.steps: dict[int, StepResult] = {}
         self._gaps: tuple[Number, Number] = (None, None)
+
+    @property
+    def title(self) -> str:
+        """The method and what was changed of it, for tables."""
+        return f"{self.method} ({', '.join(self.changed)})" if self.changed else self.method
 
     @property
     def classes(self) -> list[list[str]]:
@@ -116,6 +126,7 @@ class Results:
         since: Mapping[str, Interval] | None = None,
         confusion: Confusion | None = None,
         false_alarms: Mapping[str, Number] | None = None,
+        iterations: Mapping[str, int] | None = None,
     ) -> None:
         """Puts in the result after ``step``; an earlier result of the same step is replaced.
 
@@ -129,6 +140,7 @@ class Results:
             since: The same against the step that learned the class.
             confusion: As ``scoring.measure`` returns it.
             false_alarms: As ``scoring.measure`` returns them.
+            iterations: Optimiser steps by the kind of phase.
 
         Raises:
             ValueError: The step or a class is not in the protocol.
@@ -148,6 +160,7 @@ class Results:
             dict(since or {}),
             confusion,
             dict(false_alarms or {}),
+            dict(iterations or {}),
         )
         self.steps = dict(sorted({**self.steps, step: result}.items()))
         self._gaps = (None, None)
@@ -195,6 +208,7 @@ class Results:
         return {
             "schema": SCHEMA,
             "method": self.method,
+            "changed": list(self.changed),
             "seed": self.seed,
             "detector": self.detector,
             "protocol": self.protocol,
@@ -219,6 +233,7 @@ class Results:
             "train_images": result.train_images,
             "memory": result.memory,
             "seconds": result.seconds,
+            "iterations": result.iterations,
         }
 
     def save(self, path: Path | str) -> None:
@@ -250,7 +265,8 @@ class Results:
         details = path.with_name("scores.json")
         extra = {item["step"]: item for item in read_json(details)["steps"]} if details.is_file() else {}
         try:
-            results = cls(value["method"], value["seed"], value["detector"], value["protocol"])
+            about = (value["method"], value["seed"], value["detector"], value["protocol"], value.get("changed", ()))
+            results = cls(*about)
             for item in value["steps"]:
                 more = extra.get(item["step"], {})
                 scores = _scores(item["per_class"], more.get("per_class", {}))
@@ -264,6 +280,7 @@ class Results:
                     _intervals(more.get("since", {})),
                     confusion=Confusion.from_json(more["confusion"]) if more.get("confusion") else None,
                     false_alarms=more.get("false_alarms"),
+                    iterations=item.get("iterations"),
                 )
             results._gaps = (value["summary"]["AbsGap"], value["summary"]["RelGap"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -85,7 +85,8 @@ class ClassBalanced:
             place: np.array([pool.records[place].names.count(name) for name in names], dtype=np.float64)
             for place in pool.places
         }
-        total, chosen, rest = np.zeros(len(names)), [], list(pool.places)
+        chosen: list[int] = []
+        total, rest = np.zeros(len(names)), list(pool.places)
         while rest and len(chosen) < count:
             best = min(rest, key=lambda place: (float(np.std(total + counts[place])), place))
             rest.remove(best)

@@ -29,7 +29,7 @@ class Replay(Part):
 
 
 class Interim(Part):
-    """A network of the new classes is trained first, on the step's images alone; it teaches under the name `interim`."""
+    """A network of the new classes is trained first, on the step's images alone, and teaches as `interim`."""
 
     name: ClassVar[str] = "interim"
     length: float = Field(1.0, gt=0)
@@ -48,6 +48,10 @@ class Finetune(Part):
     """A short, class-balanced fine-tuning ends the step; its schedule is `train.finetune`."""
 
     name: ClassVar[str] = "balanced_finetune"
+
+
+FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name)
+"""The parts that are not terms, by the names of their fields of ``Method``."""
 
 
 class Setting(NamedTuple):
@@ -100,7 +104,7 @@ class Method:
     @property
     def parts(self) -> dict[str, Any]:
         """The parts by name: those that ``without`` can take away and settings can change."""
-        fixed = (self.interim, self.averaging, self.replay, self.balanced_finetune)
+        fixed = [getattr(self, name) for name in FIXED]
         return {part.name: part for part in (*self.terms, *fixed) if part is not None}
 
     @property
@@ -131,9 +135,9 @@ class Method:
                         suggest(name, self.parts),
                     )
                 )
-            fixed = {"interim", "averaging", "replay", "balanced_finetune"} & {name}
+            gone: dict[str, Any] = {part: None for part in FIXED if part == name}
             terms = tuple(term for term in method.terms if term.name != name)
-            method = replace(method, name=f"{method.name}-{name}", terms=terms, **dict.fromkeys(fixed))
+            method = replace(method, name=f"{method.name}-{name}", terms=terms, **gone)
         # Balanced fine-tuning needs exemplars to balance with, averaging a second network.
         if method.replay is None:
             method = replace(method, balanced_finetune=None)
@@ -162,7 +166,7 @@ class Method:
         method = replace(
             self,
             terms=tuple(parts[term.name] for term in self.terms),
-            **{name: parts[name] for name in parts if name not in {term.name for term in self.terms}},
+            **{name: parts[name] for name in FIXED if name in parts},
         )
         changed = [f"{s.key}={s.value}" for s in method.settings() if s.value != before[s.key]]
         return replace(method, changed=(*self.changed, *changed))
@@ -225,9 +229,9 @@ class Method:
         What is annotated and what a term speaks for share no channel, so that one pass over the logits serves both.
         """
         coverage = batch.trained if self.masked else None
-        first, *more = charges or [None]
-        if first is None:
+        if not charges:
             return focal_loss(student.logits, batch.assignment, coverage=coverage, normaliser=scale), {}
+        first, *more = charges
         annotated = ClassTargets(batch.assignment, batch.trained, None, scale)
         focal, own = focal_losses(student.logits, [annotated, charges[first]])
         alone = {name: focal_losses(student.logits, [charges[name]])[0] for name in more}

@@ -30,6 +30,8 @@ def known_methods() -> Mapping[str, Method]:
         method = point.load()
         if not isinstance(method, Method):
             raise _refused(point.value, f"is {type(method).__name__}, not a Method", "offer an incdet Method")
+        if not method.name.isidentifier():  # a dash takes a part away
+            raise _refused(point.value, f"is called {method.name!r}", "use letters, digits and underscores")
         if method.name in methods:
             raise _refused(point.value, f"is called {method.name!r}, as another is", "give it a name of its own")
         methods[method.name] = method
@@ -58,6 +60,11 @@ def describe_settings() -> Iterator[Setting]:
     for method in known_methods().values():
         for setting in method.settings():
             yield setting._replace(key=f"method.{method.name}.{setting.key}")
+
+
+def frozen_settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every setting of the named methods, with the given ones in place."""
+    return {name: settings_tree(get_method(name, settings=settings)) for name in names}
 
 
 def settings_tree(method: Method) -> dict[str, Any]:

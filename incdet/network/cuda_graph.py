@@ -104,8 +104,8 @@ class _Tensors(nn.Module):
 
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W), or what a stem made of them -> logits, deltas and the L features."""
-        key = "images" if self._batch.stem is None else "stem"
-        outputs = self.model.dense(self._batch._replace(**{key: given}))
+        bare = self._batch.stem is None
+        outputs = self.model.dense(self._batch._replace(images=given) if bare else self._batch._replace(stem=given))
         features = outputs.features if self._features else [feature.detach() for feature in outputs.features]
         return (outputs.logits, outputs.deltas, *features)
 

@@ -1,4 +1,4 @@
-"""The loss of a method on a batch, in two halves: what is compared with, which no student changes, and the comparison."""
+"""The loss of a method on a batch, in two halves: what is compared with, which knows no student, and the comparison."""
 
 from __future__ import annotations
 

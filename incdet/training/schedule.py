@@ -94,7 +94,7 @@ class Lengths:
     def describe(self, joint_images: int | None = None) -> str:
         """The optimiser steps of every phase in a line."""
         parts = [f"step 1 {self.base():,}"] if self._images[0] else []
-        parts += [f"step {step} {self.increment(step):,}" for step in self._later]
+        parts += [f"step {step} {self.increment(step):,}" for step in self._later if self._images[step - 1]]
         if joint_images is not None:
             steps = self.joint(joint_images)
             passes = steps * self._train.joint.batch_size / max(1, joint_images)

@@ -62,7 +62,7 @@ class KdQuality(PlainTerm):
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The sum of the highest targets above 0.05 and of the annotated positives."""
-        best = targets["rows"]["target"].amax(dim=1)
+        best: Tensor = targets["rows"]["target"].amax(dim=1)
         return (best * (best > 0.05)).sum() + batch.assignment.positives.sum()
 
     def class_targets(self, targets: TermTargets, batch: BatchTargets, total: Tensor) -> ClassTargets | None:
