@@ -14,7 +14,7 @@ from rich.console import Console
 from incdet.app.progress import Display
 from incdet.app.run import run
 from incdet.config import Config
-from incdet.methods.base import METHODS
+from incdet.methods.registry import known_methods
 
 
 class Finished:
@@ -33,7 +33,7 @@ def quiet() -> tuple[Display, io.StringIO]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Step 1, all seven methods from it, the report: nobody may write into it."""
     folder = tmp_path_factory.mktemp("finished")
-    config = tiny_settings(folder / "run", methods=list(METHODS))
+    config = tiny_settings(folder / "run", methods=list(known_methods()))
     display, text = quiet()
     run(config, display=display)
     return Finished(folder / "run", folder / "shapes", config, text.getvalue())

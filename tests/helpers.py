@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from incdet.config import Config, parse_config
 from incdet.data.records import Record
-from incdet.distillation.terms import Responses, Selection, respond
-from incdet.network.retinanet import HeadOutputs, IncrementalRetinaNet, Recipe
+from incdet.distillation.teacher import Teacher, TeacherOutputs
+from incdet.distillation.teacher_targets import BatchTargets
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet, Recipe
+from incdet.ops.assign import assign
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
@@ -70,9 +72,33 @@ def responses(logits: Tensor, deltas: Tensor | None = None, anchors: Tensor | No
     )
 
 
-def every_row(logits: Tensor, deltas: Tensor | None = None) -> Responses:
-    """A teacher whose every anchor is heard, in the order of images and anchors."""
-    return respond(responses(logits, deltas), [Selection("all")])
+def answer(
+    logits: Tensor, deltas: Tensor | None = None, *, first: int = 0, heads: Sequence[int] | None = None
+) -> TeacherOutputs:
+    """A teacher's answer made of given tensors; anchors do not touch, and without deltas every box is its anchor."""
+    given = responses(logits, deltas)
+    own = (logits.shape[-1],) if heads is None else tuple(heads)
+    size = [(20, 20 * logits.shape[1])] * len(logits)
+    batch = ImageBatch(torch.zeros(len(logits), 3, 20, 20 * logits.shape[1]), size, size, None)
+    teacher = Teacher(network(tuple(f"class{number}" for number in range(first + logits.shape[-1]))), first)
+    return TeacherOutputs(given.logits, given.deltas, [], given.anchors, first, own, batch, teacher)
+
+
+def annotations(
+    targets: Sequence[Mapping[str, Any]],
+    heads: Sequence[int],
+    anchors: Tensor | None = None,
+    *,
+    count: int = 4,
+    masked: bool = True,
+    box_kind: str = "l1",
+) -> BatchTargets:
+    """The annotations of a batch whose student has ``heads``, on ``count`` anchors that do not touch."""
+    anchors = grid(count) if anchors is None else anchors
+    everything = torch.ones(sum(heads), dtype=torch.bool)
+    coverage = torch.stack([target.get("coverage", everything) for target in targets])
+    trained = coverage if masked else torch.ones_like(coverage)
+    return BatchTargets(targets, anchors, assign(targets, anchors), coverage, trained, tuple(heads), box_kind)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
