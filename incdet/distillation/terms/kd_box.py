@@ -12,9 +12,6 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.ops import nms as suppress
 
-from incdet.distillation.part import Selection
-from incdet.distillation.selection import selected
-from incdet.distillation.teacher import TeacherOutputs
 from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
 from incdet.distillation.term import Answers, Images, PlainTerm
 from incdet.network.retinanet import HeadOutputs
@@ -25,32 +22,35 @@ STRONGEST = 300
 
 
 class KdBox(PlainTerm):
-    """Mean distance of the student's boxes to the teacher's, where the teacher sees an object nobody annotated.
+    """Mean distance of the student's boxes to a teacher's, where the teacher sees an object nobody annotated.
 
     The box branch is class-agnostic: distilled on an anchor that is matched to an annotated object, it would fight the
-    annotation. Of the teacher's boxes of one class that overlap, the strongest alone counts.
+    annotation. Of a teacher's boxes of one class that overlap, the strongest alone counts. With an interim teacher,
+    an anchor's box is that of the network whose class speaks louder there.
     """
 
     name: ClassVar[str] = "kd_box"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "deltas"})
     score: float = Field(0.05, ge=0, le=1)
-    """The teacher's boxes of a higher score count."""
+    """A teacher's boxes of a higher score count."""
     nms: float = Field(0.7, ge=0, le=1)
     """IoU above which the weaker of two boxes of one class is dropped."""
     images: Images = "both"
     """Images it listens on: new, exemplars or both."""
 
-    def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
-        """The teacher's deltas (N, 4) at the kept places."""
-        return {"rows": self.kept(answers["old"], batch)}
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The network before the step and, where there is one, that of the new classes."""
+        return ("old", "interim")
 
-    def kept(self, teacher: TeacherOutputs, batch: BatchTargets) -> Entries:
-        """The places of a teacher's boxes that survive the suppression, with their ``deltas``."""
-        wanted = selected(teacher, Selection(kind="score", value=self.score), batch, self.images)
-        wanted &= batch.assignment.matched < 0
-        rows = Entries.of(wanted, logits=teacher.logits, deltas=teacher.deltas)
+    def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
+        """The louder teacher's deltas (N, 4) at the kept places."""
+        scores, deltas = louder(answers, batch)
+        wanted = (scores.amax(dim=-1) > self.score) & (batch.assignment.matched < 0)
+        shown = batch.shown(self.images)
+        rows = Entries.of(wanted if shown is None else wanted & shown[:, None], scores=scores, deltas=deltas)
         survivors = rows.only(surviving(rows, batch.anchors, self.nms))
-        return survivors.holding(deltas=survivors["deltas"])
+        return {"rows": survivors.holding(deltas=survivors["deltas"])}
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The number of kept places."""
@@ -70,6 +70,21 @@ def box_distances(own: Tensor, theirs: Tensor, anchors: Tensor, kind: str) -> Te
     return (own - theirs).abs().sum(-1)
 
 
+def louder(answers: Answers, batch: BatchTargets) -> tuple[Tensor, Tensor]:
+    """Scores (B, A, O) of all teachers' classes, and deltas (B, A, 4) of the teacher whose class scores highest.
+
+    The interim teacher speaks of unannotated channels alone, and no louder than the old one leaves room for.
+    """
+    old = answers["old"]
+    scores = old.logits.sigmoid()
+    if "interim" not in answers:
+        return scores, old.deltas
+    new, best = answers["interim"], scores.amax(dim=-1, keepdim=True)
+    own = new.logits.sigmoid() * (1 - best) * ~batch.trained[:, None, new.first :]
+    deltas = torch.where(own.amax(dim=-1, keepdim=True) > best, new.deltas, old.deltas)
+    return torch.cat([scores, own], dim=-1), deltas
+
+
 @torch.no_grad()
 def surviving(rows: Entries, anchors: Tensor, nms: float, most: int = STRONGEST) -> Tensor:
     """The rows (N,) bool whose box survives suppression among those of its image and class.
@@ -78,7 +93,7 @@ def surviving(rows: Entries, anchors: Tensor, nms: float, most: int = STRONGEST)
     keeps their overlaps as they are.
 
     Args:
-        rows: With ``logits`` (N, O) and ``deltas`` (N, 4).
+        rows: With ``scores`` (N, O) and ``deltas`` (N, 4).
         anchors: (A, 4) xyxy pixels.
         nms: IoU above which the weaker of two boxes of one class is dropped.
         most: Strongest candidates of an image that enter.
@@ -86,13 +101,13 @@ def surviving(rows: Entries, anchors: Tensor, nms: float, most: int = STRONGEST)
     chosen = torch.zeros_like(rows.image, dtype=torch.bool)
     if not len(rows.image):
         return chosen
-    scores, columns = rows["logits"].sigmoid().max(dim=1)
+    scores, columns = rows["scores"].max(dim=1)
     order = scores.argsort(descending=True, stable=True)
     order = order[rows.image[order].argsort(stable=True)]
     image = rows.image[order]
     rank = torch.arange(len(order), device=order.device) - torch.searchsorted(image, image)
     order = order[rank < most]
     boxes = decode_boxes(rows["deltas"][order], anchors[rows.anchor[order]]).double()
-    group = rows.image[order] * rows["logits"].shape[1] + columns[order]
+    group = rows.image[order] * rows["scores"].shape[1] + columns[order]
     apart = boxes + (group * (boxes.amax() - boxes.amin() + 1))[:, None]
     return chosen.index_fill_(0, order[suppress(apart, scores[order].double(), nms)], True)
