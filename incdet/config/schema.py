@@ -134,6 +134,8 @@ class Protocol(_Section):
     """Class order: alphabetical, id, shuffle:SEED, or a file with one name a line."""
     images: Literal["overlap", "partition", "all"] = "overlap"
     """An image belongs to every step that has one of its classes (`overlap`), to one step (`partition`), or to all."""
+    old_labels: Literal["hide", "use", "keep"] = "hide"
+    """Labels of earlier classes in a step's images: hidden as in papers, used, or used with images of them alone kept."""
 
     @field_validator("order")
     @classmethod

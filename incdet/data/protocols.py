@@ -18,6 +18,7 @@ from incdet.errors import Finding, InputError, suggest
 from incdet.vocab import Vocabulary
 
 IMAGE_RULES = ("overlap", "partition", "all")
+LABEL_RULES = ("hide", "use", "keep")
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,27 @@ class Protocol:
         order: How the classes were ordered, for example ``alphabetical``.
         steps: Class names of every step; no class stands twice.
         images: ``overlap`` (an image belongs to every step that has one of its classes), ``partition`` (to exactly
-            one of those, drawn by its id) or ``all`` (every image in every step). Labels of other steps are hidden.
+            one of those, drawn by its id) or ``all`` (every image in every step). Labels of later steps are hidden.
+        old_labels: What a step makes of labels of earlier steps in its images: ``hide`` them, the protocol of papers;
+            ``use`` them, so that such an image refreshes old classes while it teaches new ones; or ``keep`` those
+            images too that show old classes alone. Coverage says image by image which classes are annotated.
     """
 
     name: str
     order: str
     steps: tuple[tuple[str, ...], ...]
     images: str = "overlap"
+    old_labels: str = "hide"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", Vocabulary(self.steps).steps)
         if self.images not in IMAGE_RULES:
             raise InputError(
                 Finding("protocol", "key images", f"is {self.images!r}", suggest(self.images, IMAGE_RULES))
+            )
+        if self.old_labels not in LABEL_RULES:
+            raise InputError(
+                Finding("protocol", "key old_labels", f"is {self.old_labels!r}", suggest(self.old_labels, LABEL_RULES))
             )
 
     @cached_property
@@ -52,7 +61,8 @@ class Protocol:
     @cached_property
     def hash(self) -> str:
         """16 hex digits over steps and image rule (not over the name, nor how the order was written)."""
-        return _digest([json.dumps([self.steps, self.images])])
+        rules = [self.images] if self.old_labels == "hide" else [self.images, self.old_labels]
+        return _digest([json.dumps([self.steps, *rules])])
 
     def vocabulary(self, step: int | None = None, source_ids: Mapping[str, int] | None = None) -> Vocabulary:
         """The classes seen up to ``step`` (default: all)."""
@@ -65,6 +75,7 @@ class Protocol:
             "name": self.name,
             "order": self.order,
             "images": self.images,
+            "old_labels": self.old_labels,
             "hash": self.hash,
             "steps": [list(step) for step in self.steps],
         }
@@ -72,7 +83,8 @@ class Protocol:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Protocol:
         """The inverse of ``to_json``."""
-        return cls(value["name"], value["order"], tuple(tuple(step) for step in value["steps"]), value["images"])
+        steps = tuple(tuple(step) for step in value["steps"])
+        return cls(value["name"], value["order"], steps, value["images"], value.get("old_labels", "hide"))
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,9 @@ class StepView:
 
     Attributes:
         step: t, from 1.
-        names: The classes whose boxes are visible.
-        records: Boxes and coverage restricted to ``names``.
+        names: The classes it learns.
+        refreshed: Earlier classes whose labels it uses too, where its images have some.
+        records: Boxes and coverage restricted to ``names`` and ``refreshed``.
         boxes_visible: Visible boxes.
         boxes_hidden: Boxes of other classes in the same images, which the step may not see.
         boxes_hidden_old: Those of them that belong to earlier steps.
@@ -98,6 +111,7 @@ class StepView:
     boxes_hidden_old: int
     shared_images: int
     hash: str
+    refreshed: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -106,8 +120,9 @@ class StepView:
 
     def describe(self) -> str:
         """The line that is printed before training."""
+        again = f", refreshes {', '.join(self.refreshed)}" if self.refreshed else ""
         return (
-            f"step {self.step}: {len(self.names)} classes ({', '.join(self.names)}), {self.images} images "
+            f"step {self.step}: {len(self.names)} classes ({', '.join(self.names)}){again}, {self.images} images "
             f"({self.shared_images} seen before), {self.boxes_visible} boxes visible, {self.boxes_hidden} hidden "
             f"({self.boxes_hidden_old} of old classes), hash {self.hash}"
         )
@@ -232,11 +247,17 @@ def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequenc
 
 
 def step_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
-    """What ``step`` (from 1) sees: its images, with the boxes and coverage of its own classes alone."""
+    """What ``step`` (from 1) sees: its images, with the boxes and coverage of its own classes.
+
+    Under ``old_labels`` ``use`` and ``keep`` those of earlier classes are visible too, and ``keep`` adds the images that
+    show earlier classes alone.
+    """
+    reached = {step} if protocol.old_labels != "keep" else {*range(1, step + 1)}
     homes = [(record, steps_of(record, protocol)) for record in records]
-    members = [record for record, steps in homes if step in steps]
-    shared = sum(min(steps) < step for _, steps in homes if step in steps)
-    return _view(members, protocol, step, protocol.steps[step - 1], shared)
+    members = [(record, steps) for record, steps in homes if reached.intersection(steps)]
+    shared = sum(min(steps) < step for _, steps in members)
+    old = () if protocol.old_labels == "hide" else protocol.vocabulary(step).old(step)
+    return _view([record for record, _ in members], protocol, step, protocol.steps[step - 1], shared, old)
 
 
 def joint_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
@@ -272,9 +293,17 @@ def subset(records: Sequence[Record], names: Iterable[str], count: int | None, s
     return tuple(records[holders[i]] for i in sorted(drawn.tolist()))
 
 
-def _view(members: list[Record], protocol: Protocol, step: int, names: tuple[str, ...], shared: int) -> StepView:
-    visible = tuple(record.restrict(names) for record in members)
-    old = frozenset(name for earlier in protocol.steps[: step - 1] for name in earlier) - frozenset(names)
+def _view(
+    members: list[Record],
+    protocol: Protocol,
+    step: int,
+    names: tuple[str, ...],
+    shared: int,
+    refreshed: tuple[str, ...] = (),
+) -> StepView:
+    visible = tuple(record.restrict((*names, *refreshed)) for record in members)
+    seen = frozenset(names) | frozenset(refreshed)
+    old = frozenset(name for earlier in protocol.steps[: step - 1] for name in earlier) - seen
     total = sum(len(record.names) for record in members)
     shown = sum(len(record.names) for record in visible)
     hidden_old = sum(name in old for record in members for name in record.names)
@@ -282,7 +311,9 @@ def _view(members: list[Record], protocol: Protocol, step: int, names: tuple[str
         json.dumps([r.image_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()]) for r in visible
     )
     digest = _digest([json.dumps(names), *parts])
-    return StepView(step, names, visible, shown, total - shown, hidden_old, shared, digest)
+    present = {name for record in visible for name in record.names}
+    again = tuple(name for name in refreshed if name in present)
+    return StepView(step, names, visible, shown, total - shown, hidden_old, shared, digest, again)
 
 
 def _digest(parts: Iterable[str]) -> str:
