@@ -18,6 +18,7 @@ from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.manifest import load_memory
 from incdet.methods.base import get_method
 from incdet.network import checkpoint
 from incdet.network.device import device_named
@@ -45,8 +46,8 @@ def extend(
 ) -> Path:
     """Teaches the checkpoint at ``path`` the classes of somebody's own annotation file, as one more step.
 
-    Settings come from the run the checkpoint lies in, where there is one, then from ``overrides``. Exemplars come from
-    that run's memory; where it has none, they are chosen from ``old_data``; where there is neither, the method goes
+    Settings come from the run the checkpoint lies in, where there is one, then from ``overrides``. Exemplars are chosen
+    from ``old_data``; where it is not given, they are those of that run; where there is neither, the method goes
     without replay.
 
     Args:
@@ -92,7 +93,8 @@ def extend(
     budget = Budget(config.memory.total, config.memory.per_class)
     if chosen.replay:
         budget.quotas(protocol.names)
-    remembered = _stored_memory(path, step - 1)
+    wants = chosen.replay is not None and 0 not in (budget.total, budget.per_class)
+    remembered = _stored_memory(path, step - 1) if wants and old_data is None else None
     folder = claim(config)
     with (
         RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
@@ -104,7 +106,7 @@ def extend(
         engine.say(engine.describe())
         log.write("start", **facts(config, source, engine.describe()))
         model = loaded.model.to(engine.device)
-        memory = _old_memory(model, remembered, old, budget, config, display)
+        memory = _old_memory(model, remembered, old, budget, config, display) if wants else Memory.empty(budget)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, display, samples, background)
         before = work.results(chosen.name)
@@ -155,7 +157,7 @@ def _config(path: Path, output: Path, method: str, overrides: Sequence[str]) -> 
 
 def _stored_memory(path: Path, step: int) -> Memory | None:
     manifest = path.resolve().parent / "memory" / f"step_{step}.json"
-    return Memory.load(manifest) if manifest.is_file() else None
+    return load_memory(manifest) if manifest.is_file() else None
 
 
 def _old_memory(
@@ -166,7 +168,7 @@ def _old_memory(
     config: Config,
     display: Display,
 ) -> Memory:
-    """Exemplars of the old classes: the stored ones, else chosen from ``old``, else none."""
+    """Exemplars of the old classes: chosen from ``old``, else the stored ones, else none."""
     from incdet.training.increment import choose_exemplars
 
     if stored is not None:

@@ -37,6 +37,7 @@ from incdet.evaluation.results import Results
 from incdet.evaluation.scoring import measure, paired_changes
 from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.manifest import load_memory, save_memory
 from incdet.methods.base import Method, get_method
 from incdet.network import checkpoint
 from incdet.network.architecture import Recipe
@@ -343,10 +344,10 @@ def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Mem
     """The memory after step 1, the same for every method that replays."""
     path = work.folder.base / "memory" / "step_1.json"
     if path.is_file():
-        return Memory.load(path)
+        return load_memory(path)
     model.to(work.engine.device)
     memory = update_memory(model, step_view(work.source.train, work.protocol, 1), memory, work.config)
-    return memory.save(path, copy_images=work.config.memory.copy_images)
+    return save_memory(memory, path, root=work.folder.root, copy_images=work.config.memory.copy_images)
 
 
 def learn_steps(
@@ -370,14 +371,14 @@ def learn_steps(
         place, manifest = RunFolder.step(folder, step), folder / "memory" / f"step_{step}.json"
         if step in results.steps:
             model = checkpoint.load(place).model
-            memory = Memory.load(manifest) if manifest.is_file() else memory
+            memory = load_memory(manifest) if manifest.is_file() else memory
             continue
         states = folder / "states" / f"step_{step}"
         view = step_view(work.source.train, work.protocol, step)
         outcome = learn_step(work.engine, model.to(work.engine.device), view, memory, method, work.config, states)
         model, memory = outcome.model, outcome.memory
         if method.replay:
-            memory = memory.save(manifest, copy_images=work.config.memory.copy_images)
+            memory = save_memory(memory, manifest, root=work.folder.root, copy_images=work.config.memory.copy_images)
         if outcome.thresholds is not None:
             names = model.vocab.names
             high = dict(zip(names, outcome.thresholds.high.tolist(), strict=False))
