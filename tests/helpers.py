@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from incdet.config import Config, parse_config
+from incdet.config.architecture import Architecture
 from incdet.data.records import Record
 from incdet.distillation.terms import Responses, Selection, respond
-from incdet.network.retinanet import HeadOutputs, IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import HeadOutputs, IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
@@ -30,7 +31,7 @@ SMALL: dict[str, Any] = {
 def network(*steps: tuple[str, ...], seed: int = 0, **changes: Any) -> IncrementalRetinaNet:
     """A small detector whose scores differ from place to place, as those of a trained one do."""
     torch.manual_seed(seed)
-    model = IncrementalRetinaNet(Recipe(**{**SMALL, **changes}), Vocabulary(steps or (("a", "b"),)))
+    model = IncrementalRetinaNet(Architecture(**{**SMALL, **changes}), Vocabulary(steps or (("a", "b"),)))
     for parameter in model.class_head.predictors.parameters():
         if parameter.dim() == 4:
             nn.init.normal_(parameter, std=0.3)

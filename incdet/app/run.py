@@ -40,7 +40,6 @@ from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.manifest import load_memory, save_memory
 from incdet.methods.base import Method, get_method
 from incdet.network import checkpoint
-from incdet.network.architecture import Recipe
 from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
@@ -265,17 +264,10 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
     write_json(folder.root / "protocol.json", value)
 
 
-def recipe_of(config: Config) -> Recipe:
-    """The recipe that ``config.model`` describes."""
-    values = config.model.model_dump(exclude={"weights"})
-    values["detections_per_img"] = values.pop("detections")
-    return Recipe(**{name: value for name, value in values.items() if value is not None or name != "anchor_sizes"})
-
-
 def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:
     """The detector of ``config.model``; its weights are a function of the seed (and of the weights file)."""
     torch.manual_seed(config.seed)
-    return IncrementalRetinaNet(recipe_of(config), vocabulary, config.model.weights)
+    return IncrementalRetinaNet(config.model.architecture, vocabulary, config.model.weights)
 
 
 def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None:
@@ -296,7 +288,7 @@ def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None
                 f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol",
             )
         )
-    wanted, own = recipe_of(config).architecture(), model.recipe.architecture()
+    wanted, own = config.model.architecture.decisive(), model.architecture.decisive()
     # A weights file may bring its own epsilon, which no configuration names.
     differing = [name for name in wanted if wanted[name] != own[name] and name != "norm_eps"]
     if differing:
@@ -323,7 +315,7 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     model, states = given, folder / "states"
     if model is None:
         model = build_model(work.config, work.vocabulary(1))
-        criterion = MethodCriterion(PLAIN, model.recipe.box_loss)
+        criterion = MethodCriterion(PLAIN, model.architecture.box_loss)
         train(
             work.engine,
             model,
@@ -409,7 +401,7 @@ def learn_joint(work: Run, method: Method) -> Results:
     train(
         work.engine,
         model,
-        MethodCriterion(method, model.recipe.box_loss),
+        MethodCriterion(method, model.architecture.box_loss),
         TrainingSet(tuple(view.records), 0),
         work.config,
         work.config.train.joint,

@@ -160,7 +160,7 @@ def fill(
     entry = torch.full((len(dataset), 2), -1, dtype=torch.int64)
     total, done, held = len(dataset) * len(flips), 0, 0
     parts: list[tuple[Tensor, ...]] = []
-    batches = _equal_canvases(dataset, student.recipe.size_divisible, max(1, batch_size // len(flips)))
+    batches = _equal_canvases(dataset, student.architecture.size_divisible, max(1, batch_size // len(flips)))
     for images, targets in make_loader(dataset, batches, workers):
         index = torch.tensor([target["index"] for target in targets])
         pictures = [image.flip(-1) if flipped else image for flipped in flips for image in images]

@@ -163,7 +163,7 @@ def learn_step(
 
     training_set = build_training_set(view, memory, method)
     thresholds = fit_teacher(teacher, view, memory, config) if teacher and method.pseudo_labels else None
-    criterion = MethodCriterion(method, student.recipe.box_loss, teacher, thresholds)
+    criterion = MethodCriterion(method, student.architecture.box_loss, teacher, thresholds)
     train(engine, student, criterion, training_set, config, config.train.increment, f"step {view.step} train", folder)
     if method.balanced_finetune and len(memory):
         balanced_finetune(engine, student, criterion, view, memory, config, folder)
@@ -198,7 +198,7 @@ def train(
     name = phase.rsplit(" ", 1)[-1]
     canvas = None
     if config.engine.static_shapes:
-        canvas = canvas_of(records, model.recipe, config.augment)
+        canvas = canvas_of(records, model.architecture, config.augment)
         if canvas is None:
             engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
     if criterion.teacher is not None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from incdet.config import Config
+from incdet.config.architecture import Architecture
 from incdet.data.cache import MIB
 from incdet.data.records import Record
 from incdet.distillation.cache import CachedProvider, Consultation, fill
 from incdet.distillation.cache_file import Archive, Key, load, save
 from incdet.distillation.teacher import OnlineProvider, Provider, Request
-from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.engine import Engine
 from incdet.training.loaders import plain_images
@@ -48,9 +48,9 @@ def choose_provider(engine: Engine, criterion: Consultation, phase: Phase, confi
     After the cache is filled, or taken up from its file, the teacher leaves the device.
     """
     flips = [flipped for flipped, drawn in ((False, config.augment.flip < 1), (True, config.augment.flip > 0)) if drawn]
-    recipe, images = phase.student.recipe, f"responses of {len(phase.records):,} images"
+    architecture, images = phase.student.architecture, f"responses of {len(phase.records):,} images"
     archive = None
-    reason = obstacle(criterion.question, recipe, config, phase.draws, len(phase.records) * len(flips))
+    reason = obstacle(criterion.question, architecture, config, phase.draws, len(phase.records) * len(flips))
     if reason is None:
         archive = _archive(engine, criterion, phase, config, flips)
         reason = f"{images} exceed engine.response_cache={config.engine.response_cache} MiB"
@@ -59,10 +59,10 @@ def choose_provider(engine: Engine, criterion: Consultation, phase: Phase, confi
         return OnlineProvider(criterion.teacher, criterion.question, criterion.decide, phase.student)
     engine.say(f"teacher: {images} cached, {archive.nbytes / MIB:.1f} MiB")
     criterion.teacher.to("cpu")
-    return CachedProvider(archive, criterion.terms, recipe.anchors_per_cell)
+    return CachedProvider(archive, criterion.terms, architecture.anchors_per_cell)
 
 
-def obstacle(question: Request, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
+def obstacle(question: Request, architecture: Architecture, config: Config, draws: int, entries: int) -> str | None:
     """Why the responses to ``entries`` pictures are not to be cached for ``draws`` draws; None if they are."""
     augment = config.augment
     if config.engine.response_cache == 0:
@@ -71,7 +71,7 @@ def obstacle(question: Request, recipe: Recipe, config: Config, draws: int, entr
         return "the method listens to every anchor"
     if changing := [name for name in ("crop", "photometric", "scale") if getattr(augment, name)]:
         return f"augment.{changing[0]} makes every draw another picture"
-    if len(recipe.min_size) > 1 and recipe.fixed_size is None and not recipe.skip_resize:
+    if len(architecture.min_size) > 1 and architecture.fixed_size is None and not architecture.skip_resize:
         return "model.min_size has several values, and every draw its own"
     if draws < WORTH * entries:
         return f"{draws:,} draws of {entries:,} pictures would not pay for asking about each"
@@ -84,7 +84,7 @@ def _archive(
     """The archive from its file or filled anew; None where it exceeds the budget."""
     models = [model for model in (criterion.teacher.model, criterion.teacher.snapshot) if model is not None]
     geometry = {
-        "recipe": [model.recipe.to_json() for model in models],
+        "recipe": [model.architecture.to_json() for model in models],
         "flips": [*flips],
         "precision": engine.precision,
         "rule": criterion.rule,
