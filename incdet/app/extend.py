@@ -12,6 +12,7 @@ from incdet.app.progress import Display
 from incdet.app.run import Run, announce, conclude, learn_steps
 from incdet.app.run_folder import CONFIG, claim, refuse_other_run
 from incdet.config import Config, load_config
+from incdet.data.formats.splits import Purpose
 from incdet.data.protocols import Protocol
 from incdet.data.records import LabelledSet, Record
 from incdet.data.sources import Source
@@ -36,13 +37,16 @@ def extend(
     images: Path | None,
     *,
     output: Path,
+    split: str | None = None,
     classes: Sequence[str] | None = None,
     method: str = "incdet",
     overrides: Sequence[str] = (),
     old_data: Path | None = None,
     old_images: Path | None = None,
+    old_split: str | None = None,
     test_data: Path | None = None,
     test_images: Path | None = None,
+    test_split: str | None = None,
 ) -> Path:
     """Teaches the checkpoint at ``path`` the classes of somebody's own annotation file, as one more step.
 
@@ -52,16 +56,19 @@ def extend(
 
     Args:
         path: Checkpoint folder.
-        data: COCO JSON, or a folder of VOC XML files.
-        images: Image folder of a COCO file.
+        data: Annotations in any format, see ``open_annotations``.
+        images: Folder of their pictures, where they lie apart.
         output: Run folder of its own.
+        split: Which split of ``data`` is learned; None takes a training split.
         classes: The classes to learn; all of the file's if None. ``"cat,dog"`` is two unless the file has it as one.
         method: Name of the method.
         overrides: ``key=value`` settings.
         old_data: Annotations of old classes, to choose exemplars from.
         old_images: Their image folder.
+        old_split: Their split; None takes a training split.
         test_data: Annotations to measure old and new classes on, before and after.
         test_images: Their image folder.
+        test_split: Their split; None takes a test split.
 
     Returns:
         The run folder; the new checkpoint is its ``step_<t>``.
@@ -78,7 +85,7 @@ def extend(
         )
     refuse_other_run(config, resume=False)
     loaded = checkpoint.load(path)
-    own = read_annotations(data, images)
+    own = read_annotations(data, images, split)
     names = new_classes(loaded.model.vocab, own, classes, data)
     step = len(loaded.model.vocab.steps) + 1
     protocol = Protocol(
@@ -87,9 +94,11 @@ def extend(
         (*loaded.model.vocab.steps, names),
         "overlap",
     )
-    test = read_annotations(test_data, test_images).records if test_data is not None else ()
-    source = Source(list(own.records), _numbered(test), own.names, dict(own.source_ids), own.warnings)
-    old = read_annotations(old_data, old_images).records if old_data is not None else ()
+    test = _read_or_none(test_data, test_images, test_split, "test")
+    source = Source(
+        list(own.records), _numbered(test.records if test else ()), own.names, dict(own.source_ids), own.warnings
+    )
+    old = _read_or_none(old_data, old_images, old_split, "train")
     budget = Budget(config.memory.total, config.memory.per_class)
     if chosen.replay:
         budget.quotas(protocol.names)
@@ -101,12 +110,16 @@ def extend(
         Display() as display,
         Worker() as background,
     ):
+        for found in (own, old, test):
+            if found is not None:
+                display.say(found.describe())
         announce(protocol, source, folder, display)
         engine = Engine(config.engine, log, display)
         engine.say(engine.describe())
         log.write("start", **facts(config, source, engine.describe()))
         model = loaded.model.to(engine.device)
-        memory = _old_memory(model, remembered, old, budget, config, display) if wants else Memory.empty(budget)
+        others = old.records if old else ()
+        memory = _old_memory(model, remembered, others, budget, config, display) if wants else Memory.empty(budget)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, display, samples, background)
         before = work.results(chosen.name)
@@ -116,6 +129,10 @@ def extend(
         conclude(work, [results])
         _tell(results, step, display)
     return folder.root
+
+
+def _read_or_none(data: Path | None, images: Path | None, split: str | None, purpose: Purpose) -> LabelledSet | None:
+    return None if data is None else read_annotations(data, images, split, purpose=purpose)
 
 
 def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path) -> tuple[str, ...]:

@@ -258,7 +258,7 @@ def steps_of(record: Record, protocol: Protocol) -> tuple[int, ...]:
     holders = every if not record.names else tuple(t for t in every if record.counts(protocol.steps[t - 1]))
     if protocol.images == "overlap" or not holders:
         return holders
-    digest = hashlib.sha256(f"incdet partition {record.image_id}".encode()).digest()
+    digest = hashlib.sha256(f"incdet partition {record.source_id}".encode()).digest()
     return (holders[int.from_bytes(digest[:8], "big") % len(holders)],)
 
 
@@ -279,7 +279,7 @@ def _view(members: list[Record], protocol: Protocol, step: int, names: tuple[str
     shown = sum(len(record.names) for record in visible)
     hidden_old = sum(name in old for record in members for name in record.names)
     parts = (
-        json.dumps([r.image_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()]) for r in visible
+        json.dumps([r.source_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()]) for r in visible
     )
     digest = _digest([json.dumps(names), *parts])
     return StepView(step, names, visible, shown, total - shown, hidden_old, shared, digest)

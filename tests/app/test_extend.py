@@ -197,7 +197,7 @@ def test_what_is_refused(finished: Finished, make_coco: Callable[..., Any], tmp_
     with pytest.raises(InputError, match="at least 8"):
         teach(finished, own.annotations, own.images, output, overrides=())
     with pytest.raises(InputError, match="--images"):
-        teach(finished, own.annotations, None, output)
+        teach(finished, Path(shutil.copy(own.annotations, tmp_path / "apart.json")), None, output)
     with pytest.raises(InputError, match="nowhere"):
         teach(finished, own.annotations, own.images, output, path=tmp_path / "nowhere")
     assert not output.exists()
