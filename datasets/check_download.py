@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from incdet.data.formats import read_voc
-from incdet.data.formats.checks import check_coco, load_json
+from incdet.data.formats.coco_checks import check_coco
+from incdet.data.formats.jsonfile import load_json
 from incdet.errors import Finding, InputError
 
 HERE = Path(__file__).resolve().parent

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Architecture",
     "Config",
     "Finding",
     "IncrementalRetinaNet",
@@ -40,19 +41,22 @@ if TYPE_CHECKING:
     from incdet.app.predict import predict
     from incdet.app.run import run as train
     from incdet.config import Config, load_config
+    from incdet.config.architecture import Architecture
+    from incdet.config.architecture import Architecture as Recipe
     from incdet.errors import Finding, InputError
     from incdet.network.checkpoint import load, save
-    from incdet.network.retinanet import IncrementalRetinaNet, Recipe
+    from incdet.network.retinanet import IncrementalRetinaNet
     from incdet.network.torchvision import from_torchvision, to_torchvision
     from incdet.report.html import write_report
     from incdet.vocab import Vocabulary
 
 _HOME = {
+    "Architecture": "incdet.config.architecture:Architecture",
     "Config": "incdet.config:Config",
     "Finding": "incdet.errors:Finding",
     "IncrementalRetinaNet": "incdet.network.retinanet:IncrementalRetinaNet",
     "InputError": "incdet.errors:InputError",
-    "Recipe": "incdet.network.retinanet:Recipe",
+    "Recipe": "incdet.config.architecture:Architecture",  # its name in earlier versions
     "Vocabulary": "incdet.vocab:Vocabulary",
     "evaluate": "incdet.app.evaluate:evaluate",
     "evaluate_checkpoint": "incdet.app.evaluate:evaluate",  # the name of before

@@ -26,7 +26,8 @@ class Finding:
     severity: str = "error"
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.item}: {self.problem} -> {self.fix}"
+        text = f"{self.file}: {self.item}: {self.problem} -> {self.fix}"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate pair cannot be printed
 
 
 class InputError(Exception):
@@ -50,14 +51,25 @@ class InputError(Exception):
         return "\n".join(lines)
 
 
+def errors_of(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that refuse the input."""
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def shown(value: object, most: int = 100) -> str:
+    """A stranger's text or value for a message: as it is where it can be printed, else escaped, and never long."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]} ({len(text)} characters)"
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """A sentence that names the known words nearest to ``word``, or lists them all if none is near."""
-    names = sorted({str(name) for name in known})
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    names = sorted({shown(str(name)) for name in known})
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6) if len(names) < 10_000 else []
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return f"known: {shown}" if names else "nothing is known here"
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"known: {listed}" if names else "nothing is known here"
 
 
 class TrainingError(Exception):

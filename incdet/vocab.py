@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from incdet.errors import Finding, InputError, suggest
+from incdet.errors import Finding, InputError, shown, suggest
+
+LONGEST_NAME = 200
+"""Characters of a class name; a longer one is a mistake."""
+
+
+def clean_name(name: str) -> str:
+    """The class name that ``name`` writes: composed (NFC), without space around it, single spaces inside."""
+    if name.isascii() and name.isprintable() and "  " not in name:
+        return name.strip(" ")
+    return " ".join(unicodedata.normalize("NFC", name).replace("\ufeff", "").split())
+
+
+def name_problem(name: object) -> str:
+    """Why ``name`` cannot be a class name, "" if it can."""
+    if not isinstance(name, str) or not clean_name(name):
+        return f"has the name {shown(name)!r}" if isinstance(name, str) else f"has the name {shown(name)}"
+    if len(name) > LONGEST_NAME:
+        return f"has a name of {len(name)} characters, {shown(name)}"
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in clean_name(name)):
+        return f"has the name {name!r}, with characters that cannot be written"
+    return ""
+
+
+def look_alikes(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """The ``names`` that only look like one of ``known``, each with the known one.
+
+    Alike are names that differ in case, width of characters, spaces, hyphens and underscores alone.
+    """
+    own = tuple(known)
+    folded = {_folded(name): name for name in reversed(own)}
+    alike = {name: folded.get(_folded(name), name) for name in names if name not in own}
+    return {name: other for name, other in alike.items() if name != other}
+
+
+def _folded(name: str) -> str:
+    signs = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(sign for sign in signs if sign != "_" and unicodedata.category(sign) not in ("Zs", "Pd")) or name
 
 
 @dataclass(frozen=True)
@@ -26,16 +64,20 @@ class Vocabulary:
     source_ids: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
+        given = [tuple(step) for step in self.steps]
+        steps = (tuple(clean_name(name) if isinstance(name, str) else name for name in step) for step in given)
+        object.__setattr__(self, "steps", tuple(steps))
         findings = []
         seen: set[str] = set()
-        for number, step in enumerate(self.steps, start=1):
+        for number, (step, words) in enumerate(zip(self.steps, given, strict=True), start=1):
             if not step:
                 findings.append(_finding(f"step {number}", "has no class", "name at least one class"))
-            for name in step:
-                if not isinstance(name, str) or not name.strip():
+            for name, word in zip(step, words, strict=True):
+                if problem := name_problem(word):
                     findings.append(
-                        _finding(f"step {number}", f"has the class name {name!r}", "use a non-empty string")
+                        _finding(
+                            f"step {number}", f"a class {problem}", f"use 1 to {LONGEST_NAME} printable characters"
+                        )
                     )
                 elif name in seen:
                     findings.append(

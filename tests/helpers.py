@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from incdet.config import Config, parse_config
+from incdet.config.architecture import Architecture
 from incdet.data.records import Record
 from incdet.distillation.teacher import Teacher, TeacherOutputs
 from incdet.distillation.teacher_targets import BatchTargets
-from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.ops.assign import assign
 from incdet.vocab import Vocabulary
 
@@ -32,7 +33,7 @@ SMALL: dict[str, Any] = {
 def network(*steps: tuple[str, ...], seed: int = 0, **changes: Any) -> IncrementalRetinaNet:
     """A small detector whose scores differ from place to place, as those of a trained one do."""
     torch.manual_seed(seed)
-    model = IncrementalRetinaNet(Recipe(**{**SMALL, **changes}), Vocabulary(steps or (("a", "b"),)))
+    model = IncrementalRetinaNet(Architecture(**{**SMALL, **changes}), Vocabulary(steps or (("a", "b"),)))
     for parameter in model.class_head.predictors.parameters():
         if parameter.dim() == 4:
             nn.init.normal_(parameter, std=0.3)

@@ -37,7 +37,7 @@ TORCH_FREE = [
     "incdet.report.plots",
     "incdet.data.records",
     "incdet.data.formats",
-    "incdet.data.formats.checks",
+    "incdet.data.formats.coco_checks",
     "incdet.data.protocols",
     "incdet.data.shapes",
 ]

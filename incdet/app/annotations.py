@@ -1,24 +1,25 @@
-"""Somebody's own annotations, as the command line names them: a file with its image folder, or a folder."""
+"""Somebody's own annotations, as the command line names them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from incdet.data.formats import read_coco, read_voc
+from incdet.data.formats.reader import open_annotations
+from incdet.data.formats.splits import Purpose
 from incdet.data.images import check_pictures
 from incdet.data.records import LabelledSet
-from incdet.errors import Finding, InputError
+from incdet.errors import InputError
 
 
-def read_annotations(path: Path, images: Path | None) -> LabelledSet:
-    """A COCO file with its image folder, or a folder of XML files beside their images (or in a folder ``train``).
+def read_annotations(
+    path: Path, images: Path | None = None, split: str | None = None, *, purpose: Purpose = "train"
+) -> LabelledSet:
+    """``open_annotations`` with a look at the pictures; what was read is told by ``describe()`` of the result.
 
     Raises:
         InputError: Whatever is wrong with them.
     """
-    if images is None and not path.is_dir():
-        raise InputError(Finding(str(path), "images", "the folder of the images is not given", "add --images DIR"))
-    data = read_voc(path, split="train") if images is None else read_coco(path, images)
+    data = open_annotations(path, images, split, purpose=purpose)
     if findings := check_pictures(data.records):
         raise InputError(findings)
     return data

@@ -21,14 +21,25 @@ def evaluate(
     annotations: Path,
     images: Path | None,
     *,
+    split: str | None = None,
     output: Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
 ) -> dict[str, Any]:
     """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
 
+    Args:
+        path: Checkpoint folder.
+        annotations: In any format, see ``open_annotations``.
+        images: Folder of the pictures, where they do not lie beside the annotations.
+        split: The split to score; None takes a test split.
+        output: File to write the result to.
+        batch_size: Images per forward.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
     Returns:
-        ``{"schema", "checkpoint", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}}, "skipped": [names]}``.
+        ``{"schema", "checkpoint", "data", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}},
+        "skipped": [names]}``.
 
     Raises:
         InputError: A file cannot be used, or model and annotations share no class.
@@ -37,7 +48,7 @@ def evaluate(
         require_output(output)
     place = device_named(device)
     model = checkpoint.load(path).model
-    data = read_annotations(annotations, images)
+    data = read_annotations(annotations, images, split, purpose="test")
     shared = [name for name in model.vocab.names if name in data.names]
     if not shared:
         raise InputError(
@@ -56,6 +67,7 @@ def evaluate(
     value = {
         "schema": SCHEMA,
         "checkpoint": str(path),
+        "data": data.describe(),
         "images": len(data),
         "AP": group_mean(scores, shared, "AP"),
         "AP50": group_mean(scores, shared, "AP50"),

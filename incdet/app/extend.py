@@ -12,12 +12,14 @@ from incdet.app.progress import Display
 from incdet.app.run import Run, announce, conclude, learn_steps
 from incdet.app.run_folder import CONFIG, claim, refuse_other_run
 from incdet.config import Config, load_config
+from incdet.data.formats.splits import Purpose
 from incdet.data.protocols import Protocol
 from incdet.data.records import LabelledSet, Record
 from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.manifest import load_memory
 from incdet.methods.registry import get_method
 from incdet.network import checkpoint
 from incdet.network.device import device_named
@@ -35,32 +37,38 @@ def extend(
     images: Path | None,
     *,
     output: Path,
+    split: str | None = None,
     classes: Sequence[str] | None = None,
     method: str = "incdet",
     overrides: Sequence[str] = (),
     old_data: Path | None = None,
     old_images: Path | None = None,
+    old_split: str | None = None,
     test_data: Path | None = None,
     test_images: Path | None = None,
+    test_split: str | None = None,
 ) -> Path:
     """Teaches the checkpoint at ``path`` the classes of somebody's own annotation file, as one more step.
 
-    Settings come from the run the checkpoint lies in, where there is one, then from ``overrides``. Exemplars come from
-    that run's memory; where it has none, they are chosen from ``old_data``; where there is neither, the method goes
+    Settings come from the run the checkpoint lies in, where there is one, then from ``overrides``. Exemplars are chosen
+    from ``old_data``; where it is not given, they are those of that run; where there is neither, the method goes
     without replay.
 
     Args:
         path: Checkpoint folder.
-        data: COCO JSON, or a folder of VOC XML files.
-        images: Image folder of a COCO file.
+        data: Annotations in any format, see ``open_annotations``.
+        images: Folder of their pictures, where they lie apart.
         output: Run folder of its own.
+        split: Which split of ``data`` is learned; None takes a training split.
         classes: The classes to learn; all of the file's if None. ``"cat,dog"`` is two unless the file has it as one.
         method: Name of the method.
         overrides: ``key=value`` settings.
         old_data: Annotations of old classes, to choose exemplars from.
         old_images: Their image folder.
+        old_split: Their split; None takes a training split.
         test_data: Annotations to measure old and new classes on, before and after.
         test_images: Their image folder.
+        test_split: Their split; None takes a test split.
 
     Returns:
         The run folder; the new checkpoint is its ``step_<t>``.
@@ -77,7 +85,7 @@ def extend(
         )
     refuse_other_run(config, resume=False)
     loaded = checkpoint.load(path)
-    own = read_annotations(data, images)
+    own = read_annotations(data, images, split)
     names = new_classes(loaded.model.vocab, own, classes, data)
     step = len(loaded.model.vocab.steps) + 1
     protocol = Protocol(
@@ -86,25 +94,32 @@ def extend(
         (*loaded.model.vocab.steps, names),
         "overlap",
     )
-    test = read_annotations(test_data, test_images).records if test_data is not None else ()
-    source = Source(list(own.records), _numbered(test), own.names, dict(own.source_ids), own.warnings)
-    old = read_annotations(old_data, old_images).records if old_data is not None else ()
+    test = _read_or_none(test_data, test_images, test_split, "test")
+    source = Source(
+        list(own.records), _numbered(test.records if test else ()), own.names, dict(own.source_ids), own.warnings
+    )
+    old = _read_or_none(old_data, old_images, old_split, "train")
     budget = Budget(config.memory.total, config.memory.per_class)
     if chosen.replay:
         budget.quotas(protocol.names)
-    remembered = _stored_memory(path, step - 1)
+    wants = chosen.replay is not None and 0 not in (budget.total, budget.per_class)
+    remembered = _stored_memory(path, step - 1) if wants and old_data is None else None
     folder = claim(config)
     with (
         RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
         Display() as display,
         Worker() as background,
     ):
+        for found in (own, old, test):
+            if found is not None:
+                display.say(found.describe())
         announce(protocol, source, folder, display)
         engine = Engine(config.engine, log, display)
         engine.say(engine.describe())
         log.write("start", **facts(config, source, engine.describe()))
         model = loaded.model.to(engine.device)
-        memory = _old_memory(model, remembered, old, budget, config, display)
+        others = old.records if old else ()
+        memory = _old_memory(model, remembered, others, budget, config, display) if wants else Memory.empty(budget)
         samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, display, samples, background)
         before = work.results(chosen)
@@ -114,6 +129,10 @@ def extend(
         conclude(work, [results])
         _tell(results, step, display)
     return folder.root
+
+
+def _read_or_none(data: Path | None, images: Path | None, split: str | None, purpose: Purpose) -> LabelledSet | None:
+    return None if data is None else read_annotations(data, images, split, purpose=purpose)
 
 
 def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path) -> tuple[str, ...]:
@@ -155,7 +174,7 @@ def _config(path: Path, output: Path, method: str, overrides: Sequence[str]) -> 
 
 def _stored_memory(path: Path, step: int) -> Memory | None:
     manifest = path.resolve().parent / "memory" / f"step_{step}.json"
-    return Memory.load(manifest) if manifest.is_file() else None
+    return load_memory(manifest) if manifest.is_file() else None
 
 
 def _old_memory(
@@ -166,7 +185,7 @@ def _old_memory(
     config: Config,
     display: Display,
 ) -> Memory:
-    """Exemplars of the old classes: the stored ones, else chosen from ``old``, else none."""
+    """Exemplars of the old classes: chosen from ``old``, else the stored ones, else none."""
     from incdet.training.increment import choose_exemplars
 
     if stored is not None:

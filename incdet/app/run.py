@@ -38,10 +38,10 @@ from incdet.evaluation.results import Results
 from incdet.evaluation.scoring import measure, paired_changes
 from incdet.files import write_json
 from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.manifest import load_memory, save_memory
 from incdet.methods.method import Method
 from incdet.methods.registry import frozen_settings, get_method
 from incdet.network import checkpoint
-from incdet.network.architecture import Recipe
 from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
@@ -290,17 +290,10 @@ def tell_lengths(engine: Engine, config: Config, source: Source, protocol: Proto
     engine.say(lengths_of(config, source, protocol).describe(images))
 
 
-def recipe_of(config: Config) -> Recipe:
-    """The recipe that ``config.model`` describes."""
-    values = config.model.model_dump(exclude={"weights"})
-    values["detections_per_img"] = values.pop("detections")
-    return Recipe(**{name: value for name, value in values.items() if value is not None or name != "anchor_sizes"})
-
-
 def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:
     """The detector of ``config.model``; its weights are a function of the seed (and of the weights file)."""
     torch.manual_seed(config.seed)
-    return IncrementalRetinaNet(recipe_of(config), vocabulary, config.model.weights)
+    return IncrementalRetinaNet(config.model.architecture, vocabulary, config.model.weights)
 
 
 def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None:
@@ -321,7 +314,7 @@ def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None
                 f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol",
             )
         )
-    wanted, own = recipe_of(config).architecture(), model.recipe.architecture()
+    wanted, own = config.model.architecture.decisive(), model.architecture.decisive()
     # A weights file may bring its own epsilon, which no configuration names.
     differing = [name for name in wanted if wanted[name] != own[name] and name != "norm_eps"]
     if differing:
@@ -363,11 +356,11 @@ def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Mem
     """The memory after step 1, the same for every method that replays."""
     path = work.folder.base / "memory" / "step_1.json"
     if path.is_file():
-        return Memory.load(path)
+        return load_memory(path)
     model.to(work.engine.device)
     view = step_view(work.source.train, work.protocol, 1)
     memory = choose_exemplars(model, view.records, view.names, memory, work.config)
-    return memory.save(path, copy_images=work.config.memory.copy_images)
+    return save_memory(memory, path, root=work.folder.root, copy_images=work.config.memory.copy_images)
 
 
 def learn_steps(
@@ -391,14 +384,14 @@ def learn_steps(
         place, manifest = RunFolder.step(folder, step), folder / "memory" / f"step_{step}.json"
         if step in results.steps:
             model = checkpoint.load(place).model
-            memory = Memory.load(manifest) if manifest.is_file() else memory
+            memory = load_memory(manifest) if manifest.is_file() else memory
             continue
         states = folder / "states" / f"step_{step}"
         view = step_view(work.source.train, work.protocol, step)
         outcome = learn_step(work.shop(states), model.to(work.engine.device), view, memory, method)
         model, memory = outcome.model, outcome.memory
         if method.replay:
-            memory = memory.save(manifest, copy_images=work.config.memory.copy_images)
+            memory = save_memory(memory, manifest, root=work.folder.root, copy_images=work.config.memory.copy_images)
         work.measure(
             model,
             results,

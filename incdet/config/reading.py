@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, to_jsonable_python
+from pydantic import ValidationError
 
+from incdet.config import faults
 from incdet.config.schema import Config, Data, Schedule
 from incdet.config.yamlfile import expand, parse_override, read_yaml, set_key
-from incdet.errors import Finding, InputError, suggest
+from incdet.errors import Finding, InputError
 
+_RENAMED = {"model.detections": "model.detections_per_img"}
 _RIVALS = {"iterations": "epochs", "epochs": "iterations", "total": "per_class", "per_class": "total"}
 
 
@@ -35,9 +36,11 @@ def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -
     """
     source = str(path) if path is not None else "defaults"
     tree = read_yaml(Path(path)) if path is not None else {}
+    _rename(tree, source)
     given = []
     for text in overrides:
         key, value = parse_override(text)
+        key = _RENAMED.get(key, key)
         set_key(tree, key, value)
         given.append(key)
         section, _, name = key.rpartition(".")
@@ -57,12 +60,13 @@ def parse_config(tree: Mapping[str, Any], source: str = "configuration", *, over
         config = Config.model_validate_json(json.dumps(whole))
     except ValidationError as error:
         given = tuple(overridden)
-        findings: dict[str, Finding] = {}
-        for fault in error.errors():
-            finding = _finding(fault, source, given)
-            if not _is_inherited(finding.item, tree):
-                findings.setdefault(finding.item, finding)
-        raise InputError(findings.values()) from None
+
+        def file_of(key: str) -> str:
+            blamed = any(key == name or name.startswith(f"{key}.") for name in given)
+            return "command line" if blamed else source
+
+        findings = faults.findings_of(error, Config, file_of)
+        raise InputError([finding for finding in findings if not _is_inherited(finding.item, tree)]) from None
     return _absolute(config)
 
 
@@ -83,16 +87,7 @@ def _absolute(config: Config) -> Config:
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:
     """``(dotted key, default as JSON, description)`` of every setting."""
-    yield from _describe(Config, to_jsonable_python(Config()), "")
-
-
-def _describe(section: type[BaseModel], defaults: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in section.model_fields.items():
-        below = _section_of(field.annotation)
-        if below is not None:
-            yield from _describe(below, defaults.get(name) or {}, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(defaults.get(name)), field.description or ""
+    return faults.describe_keys(Config)
 
 
 def _complete(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -101,9 +96,7 @@ def _complete(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
     for name in ("methods", "without"):
         if isinstance(whole.get(name), str):
             whole[name] = [word.strip() for word in whole[name].split(",") if word.strip()]
-    model = whole.get("model")
-    if isinstance(model, dict) and isinstance(model.get("min_size"), int):
-        model["min_size"] = [model["min_size"]]
+    _rename(whole, source)
     _complete_root(whole, source)
     _complete_schedules(whole)
 
@@ -115,6 +108,17 @@ def _complete(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
 
     expanded: dict[str, Any] = expand(whole, source, lookup)
     return expanded
+
+
+def _rename(tree: Mapping[str, Any], source: str) -> None:
+    """Gives the keys of older files their names of today."""
+    for old, new in _RENAMED.items():
+        section, _, name = old.partition(".")
+        below, modern = tree.get(section), new.rpartition(".")[2]
+        if isinstance(below, dict) and name in below:
+            if modern in below:
+                raise InputError(Finding(source, f"key {old}", f"is the older name of {new}", "keep one of the two"))
+            below[modern] = below.pop(name)
 
 
 def _complete_root(whole: dict[str, Any], source: str) -> None:
@@ -174,51 +178,3 @@ def _is_inherited(item: str, tree: Mapping[str, Any]) -> bool:
         return False
     own = tree["train"].get(words[1]) or {}
     return isinstance(own, dict) and not set(words[2:] or ("iterations", "epochs")) & own.keys()
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section class in an annotation such as ``Split | None``, if there is one."""
-    for choice in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(choice, type) and issubclass(choice, BaseModel):
-            return choice
-    return None
-
-
-def _finding(fault: ErrorDetails, source: str, overridden: tuple[str, ...]) -> Finding:
-    """One pydantic fault in our words: file, key, value and fix."""
-    section: type[BaseModel] = Config
-    words: list[str] = []
-    field = None
-    for part in fault["loc"]:
-        field = section.model_fields.get(str(part))
-        words.append(str(part))
-        below = _section_of(field.annotation) if field is not None else None
-        if below is None:
-            break
-        section = below
-    key = ".".join(words)
-    blamed = any(key == given or given.startswith(f"{key}.") for given in overridden)
-    file = "command line" if blamed else source
-    item = f"key {key}" if key else "file"
-    if fault["type"] == "extra_forbidden":
-        return Finding(file, item, "is unknown", _near(words[-1], section))
-    problem = fault["msg"].removeprefix("Value error, ")
-    value = fault["input"]
-    if fault["type"] == "missing":
-        return Finding(file, item, "is missing", f"add it: {field.description if field else ''}")
-    if isinstance(value, dict) and fault["type"] == "value_error":
-        return Finding(file, item, problem, "correct the section")
-    hint = f"{field.description}" if field is not None and field.description else "correct the value"
-    if field is not None and not field.is_required() and _section_of(field.annotation) is None:
-        hint += f" For example {json.dumps(to_jsonable_python(field.default))}."
-    return Finding(file, item, f"is {value!r}: {problem[0].lower()}{problem[1:]}", hint)
-
-
-def _near(word: str, section: type[BaseModel]) -> str:
-    """Where an unknown key may belong: a near name in its section, or the same name in another."""
-    near = suggest(word, section.model_fields)
-    if near.startswith("known"):
-        elsewhere = [key for key, _, _ in describe_keys() if key.split(".")[-1] == word]
-        if elsewhere:
-            return f"{word!r} belongs to {', '.join(elsewhere)}"
-    return near

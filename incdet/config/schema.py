@@ -6,22 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from incdet.config.architecture import EXTERNAL, Architecture
+from incdet.config.section import Flag, Fraction, Positive, Section
 from incdet.config.yamlfile import write_yaml
 from incdet.errors import suggest
 from incdet.files import write_text
 
-Flag = Annotated[bool, Strict(False)]  # YAML 1.2 reads `no` as a word; on a switch its meaning is plain
-_SectionT = TypeVar("_SectionT", bound="_Section")
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+_SectionT = TypeVar("_SectionT", bound=Section)
 
 
 def _exclusive(section: _SectionT, first: str, second: str) -> _SectionT:
@@ -36,7 +29,7 @@ def _exclusive(section: _SectionT, first: str, second: str) -> _SectionT:
     return section
 
 
-class Split(_Section):
+class Split(Section):
     """One annotation file in COCO format and the folder of its images, relative to ``data.root``."""
 
     annotations: Path
@@ -45,7 +38,7 @@ class Split(_Section):
     """Folder that holds the images the file names."""
 
 
-class Limit(_Section):
+class Limit(Section):
     """Seeded subsets of the images that hold a class of the protocol."""
 
     train: Positive | None = None
@@ -54,7 +47,7 @@ class Limit(_Section):
     """Most test images; null takes all."""
 
 
-class Data(_Section):
+class Data(Section):
     """Where images and annotations come from."""
 
     format: Literal["shapes", "coco", "voc"] = "shapes"
@@ -90,42 +83,33 @@ class Data(_Section):
         return self
 
 
-class Model(_Section):
+class Model(Architecture):
     """The detector."""
 
-    detector: Literal["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"] | None = None
-    """A torchvision builder, which fixes backbone, channels, norm and box loss; null builds from the keys below."""
-    backbone: str = "resnet50"
-    """tiny, resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or mobilenet_v3_large."""
     weights: str | None = None
     """A torchvision name (ResNet50_Weights.IMAGENET1K_V1), a local .safetensors / .pth file, or null for none."""
-    channels: Positive = 256
-    """Channels of the feature pyramid and the towers."""
-    tower_depth: Annotated[int, Field(ge=0)] = 4
-    """Convolutions in each tower."""
-    norm: Literal["group", "batch"] | None = None
-    """Normalisation in the towers."""
-    box_loss: Literal["l1", "giou"] = "l1"
-    """Loss of the box branch."""
-    trainable_layers: Annotated[int, Field(ge=0)] = 3
-    """Backbone stages that train, counted from the top."""
-    min_size: tuple[Positive, ...] = (800,)
-    """Shorter image side in pixels; several are drawn from in training."""
-    max_size: Positive = 1333
-    """Upper bound of the longer image side in pixels."""
-    anchor_sizes: tuple[tuple[Positive, ...], ...] | None = None
-    """Anchor sizes in pixels for every pyramid level; null takes torchvision's."""
-    aspect_ratios: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)
-    """Anchor heights over widths."""
-    score_thresh: Fraction = 0.05
-    """Lowest score of a detection."""
-    nms_thresh: Fraction = 0.5
-    """Two detections of one class that overlap more than this are one."""
-    detections: Positive = 300
-    """Most detections in an image."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("anchor_sizes", ()) is None:
+            return {name: value for name, value in values.items() if name != "anchor_sizes"}
+        return values
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value == EXTERNAL:
+            raise ValueError("a module of one's own can be handed in by code only")
+        return value
+
+    @property
+    def architecture(self) -> Architecture:
+        """What to build, without where its weights come from."""
+        return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
 
 
-class Protocol(_Section):
+class Protocol(Section):
     """Which classes come in which step, and which images a step sees."""
 
     steps: str | tuple[tuple[str, ...], ...] = "15+5"
@@ -135,7 +119,7 @@ class Protocol(_Section):
     images: Literal["overlap", "partition", "all"] = "overlap"
     """An image belongs to every step that has one of its classes (`overlap`), to one step (`partition`), or to all."""
     old_labels: Literal["hide", "use", "keep"] = "hide"
-    """Labels of earlier classes in a step's images: hidden as in papers, used, or used with images of them alone kept."""
+    """Labels of earlier classes in a step's images: hidden as in papers, used, or used and images of them alone kept."""
 
     @field_validator("order")
     @classmethod
@@ -147,7 +131,7 @@ class Protocol(_Section):
         return str(Path(value).resolve())
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """How long, how fast and with which optimiser one piece of training runs."""
 
     iterations: Positive | None = None
@@ -180,7 +164,7 @@ class Schedule(_Section):
         return self
 
 
-class Train(_Section):
+class Train(Section):
     """The schedules. Keys that `increment`, `finetune` and `joint` leave out, lengths excepted, are those of `base`."""
 
     base: Schedule = Schedule(epochs=12)
@@ -199,7 +183,7 @@ class Train(_Section):
         return self
 
 
-class Augment(_Section):
+class Augment(Section):
     """Random changes of the training images."""
 
     flip: Fraction = 0.5
@@ -212,7 +196,7 @@ class Augment(_Section):
     """Range of a random scale factor; null for none."""
 
 
-class Engine(_Section):
+class Engine(Section):
     """How training runs on the machine."""
 
     precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
@@ -239,7 +223,7 @@ class Engine(_Section):
     """Write TensorBoard files too (needs `pip install incdet[tensorboard]`)."""
 
 
-class Memory(_Section):
+class Memory(Section):
     """The exemplars kept for later steps."""
 
     total: Annotated[int, Field(ge=0)] | None = None
@@ -256,7 +240,7 @@ class Memory(_Section):
         return _exclusive(self, "total", "per_class")
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """Testing after every step, always on all test images."""
 
     batch_size: Positive = 8
@@ -265,7 +249,7 @@ class Evaluation(_Section):
     """Test images shown in the report."""
 
 
-class Config(_Section):
+class Config(Section):
     """Everything about a run."""
 
     seed: Annotated[int, Field(ge=0)] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -30,3 +31,14 @@ def check_pictures(records: Iterable[Record]) -> list[Finding]:
                 stated = f"its annotation says {record.width} x {record.height}"
                 findings.append(Finding(str(record.image), item, f"is {size[0]} x {size[1]}, {stated}", fix))
     return findings
+
+
+def turned_size(picture: Path) -> tuple[int, int] | None:
+    """(width, height) of a picture as it is shown, after its camera's turn (EXIF); None if it is no picture."""
+    try:
+        with Image.open(picture) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, Image.DecompressionBombError):
+        return None
+    return (height, width) if turned else (width, height)

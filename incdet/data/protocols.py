@@ -249,8 +249,8 @@ def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequenc
 def step_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
     """What ``step`` (from 1) sees: its images, with the boxes and coverage of its own classes.
 
-    Under ``old_labels`` ``use`` and ``keep`` those of earlier classes are visible too, and ``keep`` adds the images that
-    show earlier classes alone.
+    Under ``old_labels`` ``use`` and ``keep`` those of earlier classes are visible too, and ``keep`` adds the images
+    that show earlier classes alone.
     """
     reached = {step} if protocol.old_labels != "keep" else {*range(1, step + 1)}
     homes = [(record, steps_of(record, protocol)) for record in records]
@@ -279,7 +279,7 @@ def steps_of(record: Record, protocol: Protocol) -> tuple[int, ...]:
     holders = every if not record.names else tuple(t for t in every if record.counts(protocol.steps[t - 1]))
     if protocol.images == "overlap" or not holders:
         return holders
-    digest = hashlib.sha256(f"incdet partition {record.image_id}".encode()).digest()
+    digest = hashlib.sha256(f"incdet partition {record.source_id}".encode()).digest()
     return (holders[int.from_bytes(digest[:8], "big") % len(holders)],)
 
 
@@ -308,7 +308,7 @@ def _view(
     shown = sum(len(record.names) for record in visible)
     hidden_old = sum(name in old for record in members for name in record.names)
     parts = (
-        json.dumps([r.image_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()]) for r in visible
+        json.dumps([r.source_id, r.names, sorted(r.coverage), r.boxes.tolist(), r.ignore.tolist()]) for r in visible
     )
     digest = _digest([json.dumps(names), *parts])
     present = {name for record in visible for name in record.names}

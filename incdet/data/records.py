@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from incdet.errors import Finding, InputError
+from incdet.errors import Finding, InputError, shown
 
 Boxes = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -25,13 +25,15 @@ class Record:
 
     Attributes:
         image: The picture on disk.
-        image_id: Its number in the source, unique in a data set, >= 0.
+        image_id: A number unique in a data set, from 0 and below 2^53, by which detections are kept. The source's own
+            where that is such a number in every image, else counted from 1.
         width: Image width in pixels, > 0.
         height: Image height in pixels, > 0.
         boxes: (M, 4) float32 xyxy in absolute pixels, 0 <= x1 < x2 <= width, 0 <= y1 < y2 <= height.
         names: The class name of every box; each one is in ``coverage``.
         ignore: (M,) bool, True for objects that neither training nor evaluation counts (crowds, difficult ones).
         coverage: The classes whose objects are *all* annotated here. Anything else is unlabelled, not absent.
+        source_id: What the source calls the image, any whole number or text; ``image_id`` if not given.
 
     Raises:
         InputError: With a finding for every broken rule.
@@ -45,6 +47,7 @@ class Record:
     names: tuple[str, ...]
     ignore: Mask
     coverage: frozenset[str]
+    source_id: int | str = ""
 
     def __post_init__(self) -> None:
         boxes = np.array(self.boxes, dtype=np.float32).reshape(-1, 4)
@@ -58,9 +61,13 @@ class Record:
         object.__setattr__(self, "ignore", ignore)
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "coverage", frozenset(self.coverage))
+        if self.source_id == "":
+            object.__setattr__(self, "source_id", self.image_id)
         problems = self._problems()
         if problems:
-            raise InputError([Finding(str(self.image), f"image {self.image_id}", what, fix) for what, fix in problems])
+            raise InputError(
+                [Finding(str(self.image), f"image {shown(self.source_id)}", what, fix) for what, fix in problems]
+            )
 
     def _problems(self) -> list[tuple[str, str]]:
         if self.width <= 0 or self.height <= 0:
@@ -101,6 +108,7 @@ class Record:
         return (
             self.image,
             self.image_id,
+            self.source_id,
             self.width,
             self.height,
             self.names,
@@ -124,16 +132,8 @@ class Record:
         covered = self.coverage & (names if coverage is None else frozenset(coverage))
         kept = names & covered
         rows = [row for row, name in enumerate(self.names) if name in kept]
-        return Record(
-            self.image,
-            self.image_id,
-            self.width,
-            self.height,
-            self.boxes[rows],
-            tuple(self.names[row] for row in rows),
-            self.ignore[rows],
-            covered,
-        )
+        own = tuple(self.names[row] for row in rows)
+        return replace(self, boxes=self.boxes[rows], names=own, ignore=self.ignore[rows], coverage=covered)
 
     def counts(self, names: Iterable[str]) -> bool:
         """Whether the image holds an object of ``names`` that is not ignored."""
@@ -148,14 +148,16 @@ class LabelledSet:
     Attributes:
         records: In the order of the source; image ids are unique.
         names: All classes of the source, in the order of their ids.
-        source_ids: The category id of every name.
+        source_ids: The category id of every name; its position from 1 where the source has texts for ids.
         warnings: What was repaired on the way (for example boxes clipped by a pixel).
+        origin: Where the records come from, for people: the format, the place and the split.
     """
 
     records: tuple[Record, ...]
     names: tuple[str, ...]
     source_ids: dict[str, int]
     warnings: tuple[Finding, ...] = field(default=(), compare=False)
+    origin: str = field(default="", compare=False)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -163,7 +165,12 @@ class LabelledSet:
     def without_empty(self) -> LabelledSet:
         """The set without images that hold no object at all."""
         kept = tuple(record for record in self.records if record.names)
-        return LabelledSet(kept, self.names, self.source_ids, self.warnings)
+        return replace(self, records=kept)
+
+    def describe(self) -> str:
+        """Where the records come from and how many there are, one line."""
+        boxes = sum(len(record.names) for record in self.records)
+        return f"{self.origin}: {len(self.records)} images, {boxes} boxes, {len(self.names)} classes"
 
 
 def merge(parts: Sequence[LabelledSet]) -> LabelledSet:
@@ -198,4 +205,6 @@ def merge(parts: Sequence[LabelledSet]) -> LabelledSet:
         raise InputError(findings)
     if len({record.image_id for record in records}) < len(records):
         records = tuple(replace(record, image_id=number) for number, record in enumerate(records, start=1))
-    return LabelledSet(records, first.names, first.source_ids, tuple(w for part in parts for w in part.warnings))
+    warnings = tuple(warning for part in parts for warning in part.warnings)
+    origin = "; ".join(dict.fromkeys(part.origin for part in parts))
+    return LabelledSet(records, first.names, first.source_ids, warnings, origin)

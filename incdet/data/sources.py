@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from incdet.config import Config
-from incdet.data.formats import read_coco, read_voc
+from incdet.data.formats import read_coco
+from incdet.data.formats.reader import open_annotations
+from incdet.data.formats.splits import Purpose
 from incdet.data.images import check_pictures
 from incdet.data.records import LabelledSet, Record, merge
 from incdet.data.shapes import write_shapes
@@ -43,20 +45,15 @@ def open_source(config: Config) -> Source:
     )
 
 
-def _read(config: Config, split: str) -> LabelledSet:
+def _read(config: Config, purpose: Purpose) -> LabelledSet:
     data, root = config.data, Path(config.data.root)
-    keep_empty = data.keep_empty or split == "test"
     if data.format == "voc":
-        splits = data.train_splits if split == "train" else data.test_splits
-        parts = [read_voc(root, *_year_and_split(name), keep_empty=keep_empty) for name in splits]
-        return merge(parts)
-    if data.format == "shapes":
-        return read_coco(root / f"{split}.json", root / "images", keep_empty=keep_empty)
-    files = data.train if split == "train" else data.test
-    assert files is not None, "the configuration refuses COCO data without both splits"
-    return read_coco(root / files.annotations, root / files.images, keep_empty=keep_empty)
-
-
-def _year_and_split(name: str) -> tuple[str | None, str]:
-    year, _, split = name.rpartition("_")
-    return year or None, split
+        splits = data.train_splits if purpose == "train" else data.test_splits
+        found = merge([open_annotations(root, None, split, purpose=purpose) for split in splits])
+    elif data.format == "shapes":
+        found = read_coco(root / f"{purpose}.json", root / "images")
+    else:
+        files = data.train if purpose == "train" else data.test
+        assert files is not None, "the configuration refuses COCO data without both splits"
+        found = open_annotations(root / files.annotations, root / files.images, purpose=purpose)
+    return found if data.keep_empty or purpose == "test" else found.without_empty()

@@ -48,7 +48,7 @@ class CachedProvider:
 
     def __init__(self, cached: CachedTargets, student: IncrementalRetinaNet) -> None:
         self._cached, self._student = cached, student
-        self._per_cell = student.recipe.anchors_per_cell
+        self._per_cell = student.architecture.anchors_per_cell
 
     def __call__(self, batch: ImageBatch, targets: BatchTargets) -> Mapping[str, TermTargets]:
         """What the terms keep for a batch whose targets tell ``index`` and ``flipped``."""
@@ -111,7 +111,7 @@ def fill(
     total, done, held = len(dataset) * len(flips), 0, 0
     lists: dict[str, list[tuple[Entries, int]]] = {}
     grids = []
-    batches = _equal_canvases(dataset, student.recipe.size_divisible, max(1, batch_size // len(flips)))
+    batches = _equal_canvases(dataset, student.architecture.size_divisible, max(1, batch_size // len(flips)))
     for images, targets in make_loader(dataset, batches, workers):
         index = torch.tensor([target["index"] for target in targets])
         pictures = [image.flip(-1) if flipped else image for flipped in flips for image in images]

@@ -59,7 +59,7 @@ class BatchTargets(NamedTuple):
             coverage,
             coverage if masked else torch.ones_like(coverage),
             tuple(len(step) for step in model.vocab.steps),
-            model.recipe.box_loss,
+            model.architecture.box_loss,
         )
 
     def shown(self, images: str) -> Tensor | None:

@@ -6,18 +6,11 @@ the tail of each class's ranking; nothing is ranked again (Castro et al., ECCV 2
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
-from incdet.files import copy_file, write_json
 from incdet.memory.selection import SELECTIONS, Features, Pool
 
 
@@ -135,111 +128,6 @@ class Memory:
             used.update(record.image for record in chosen[name])
         return replace(self, exemplars={name: chosen.get(name, ()) for name in known})
 
-    def to_manifest(self, folder: Path | None = None) -> dict[str, Any]:
-        """Everything needed to rebuild the memory from the image files, as a JSON value.
-
-        Images below ``folder`` are written relative to it, so that the folder may be moved.
-        """
-        return {
-            "budget": {"total": self.budget.total, "per_class": self.budget.per_class},
-            "images": len(self),
-            "bytes": self.bytes,
-            "exemplars": {
-                name: [_to_json(record, folder) for record in ranked] for name, ranked in self.exemplars.items()
-            },
-        }
-
-    @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any], folder: Path | None = None) -> Memory:
-        """The inverse of ``to_manifest``; relative image paths are taken from ``folder``."""
-        exemplars = {
-            name: tuple(_from_json(value, folder) for value in ranked) for name, ranked in manifest["exemplars"].items()
-        }
-        return cls(Budget(**manifest["budget"]), exemplars)
-
-    def save(self, path: Path, *, copy_images: bool = False) -> Memory:
-        """Writes the manifest; with ``copy_images`` the pixels go beside it, so the old data set may be deleted.
-
-        Returns:
-            The memory as saved: with ``copy_images`` its records point at the copies.
-        """
-        saved = self._copied(path.parent / "images") if copy_images else self
-        write_json(path, saved.to_manifest(path.parent), indent=1)
-        return saved
-
-    @classmethod
-    def load(cls, path: Path) -> Memory:
-        """Reads a manifest.
-
-        Raises:
-            InputError: The file is missing, cut off, or names an image that is not there.
-        """
-        try:
-            memory = cls.from_manifest(json.loads(path.read_text()), path.parent)
-        except FileNotFoundError:
-            raise InputError(Finding(str(path), "memory manifest", "does not exist", "check the path")) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                Finding(str(path), "memory manifest", f"cannot be read ({error!r})", "it was cut off: copy it again")
-            ) from error
-        missing = [record.image for record in memory if not record.image.is_file()]
-        if missing:
-            raise InputError(
-                Finding(
-                    str(path),
-                    "memory manifest",
-                    f"{len(missing)} images are missing, the first is {missing[0]}",
-                    "restore them, or train with memory.copy_images=true to keep the pixels in the run folder",
-                )
-            )
-        return memory
-
-    def _copied(self, folder: Path) -> Memory:
-        def copied(record: Record) -> Record:
-            # Two data sets may both hold a 000001.jpg: the name carries a digest of where it came from.
-            digest = hashlib.sha256(str(record.image.resolve()).encode()).hexdigest()[:8]
-            target = folder / f"{record.image.stem}_{digest}{record.image.suffix}"
-            if record.image.parent.resolve() == folder.resolve():
-                return record
-            if not target.exists():
-                copy_file(record.image, target)
-            return replace(record, image=target)
-
-        return replace(
-            self,
-            exemplars={name: tuple(copied(record) for record in ranked) for name, ranked in self.exemplars.items()},
-        )
-
 
 def _holds(record: Record, name: str) -> bool:
     return any(own == name and not ignored for own, ignored in zip(record.names, record.ignore, strict=True))
-
-
-def _to_json(record: Record, folder: Path | None) -> dict[str, Any]:
-    inside = folder is not None and record.image.is_relative_to(folder)
-    return {
-        "image": str(record.image.relative_to(folder) if inside and folder else record.image.resolve()),
-        "image_id": record.image_id,
-        "width": record.width,
-        "height": record.height,
-        "boxes": [[float(edge) for edge in box] for box in record.boxes],
-        "names": list(record.names),
-        "ignore": [bool(flag) for flag in record.ignore],
-        "coverage": sorted(record.coverage),
-    }
-
-
-def _from_json(value: Mapping[str, Any], folder: Path | None) -> Record:
-    image = Path(value["image"])
-    if folder is not None and not image.is_absolute():
-        image = folder / image
-    return Record(
-        image=image,
-        image_id=value["image_id"],
-        width=value["width"],
-        height=value["height"],
-        boxes=np.asarray(value["boxes"], dtype=np.float32).reshape(-1, 4),
-        names=tuple(value["names"]),
-        ignore=np.asarray(value["ignore"], dtype=bool),
-        coverage=frozenset(value["coverage"]),
-    )

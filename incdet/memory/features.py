@@ -41,7 +41,7 @@ def object_features(
     for start in range(0, len(records), batch_size):
         places = range(start, min(start + batch_size, len(records)))
         prepared = model.prepare(*collate([dataset[(0, place)] for place in places]))
-        pooled = _pool(model.dense(prepared), prepared, model.recipe.anchor_sizes)
+        pooled = _pool(model.dense(prepared), prepared, model.architecture.anchor_sizes)
         for place, target, features in zip(places, prepared.targets or [], pooled, strict=True):
             for name in names:
                 mine = (target["labels"] == model.vocab.column(name)) & ~target["ignore"]
@@ -51,7 +51,7 @@ def object_features(
     return found
 
 
-def _pool(dense: HeadOutputs, prepared: ImageBatch, anchor_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+def _pool(dense: HeadOutputs, prepared: ImageBatch, anchor_sizes: Sequence[Sequence[float]]) -> list[Tensor]:
     """(M, C) L2-normalised features of the boxes of every image."""
     width = prepared.images.shape[-1]
     sizes = torch.tensor([sum(level) / len(level) for level in anchor_sizes], device=prepared.images.device)

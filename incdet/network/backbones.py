@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
 
-from incdet.network.architecture import EXTERNAL, Recipe
+from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.network.bn_folding import FoldedLayerGetter, is_frozen, run_chain
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
@@ -44,8 +44,8 @@ def tiny_body() -> nn.Sequential:
     return body
 
 
-def build_backbone(recipe: Recipe) -> nn.Module:
-    """The recipe's body and pyramid with random weights, all of it trainable.
+def build_backbone(architecture: Architecture) -> nn.Module:
+    """The architecture's body and pyramid with random weights, all of it trainable.
 
     Returns:
         torchvision's ``BackboneWithFPN``: (B, 3, H, W) -> OrderedDict of L maps (B, channels, H / stride, W / stride).
@@ -53,26 +53,26 @@ def build_backbone(recipe: Recipe) -> nn.Module:
     Raises:
         ValueError: The backbone is external and has to be handed in instead.
     """
-    if recipe.backbone == EXTERNAL:
-        raise ValueError("an external backbone cannot be built from its recipe")
-    body, layers, widths = _body(recipe.backbone)
-    taken = min(recipe.levels, 3)
+    if architecture.backbone == EXTERNAL:
+        raise ValueError("an external backbone cannot be built from its architecture")
+    body, layers, widths = _body(architecture.backbone)
+    taken = min(architecture.levels, 3)
     backbone = BackboneWithFPN(
         body,
         {layer: str(level) for level, layer in enumerate(layers[:taken])},
         list(widths[:taken]),
-        recipe.channels,
-        extra_blocks=_extra_levels(recipe, widths[-1]),
+        architecture.channels,
+        extra_blocks=_extra_levels(architecture, widths[-1]),
     )
-    if recipe.levels <= 3:
+    if architecture.levels <= 3:
         # BackboneWithFPN puts a pooling level where None was given.
         backbone.fpn.extra_blocks = None
-    if recipe.norm_module == "frozen":
+    if architecture.norm_module == "frozen":
         freeze_modules(backbone)
-    if recipe.norm_eps is not None:
+    if architecture.norm_eps is not None:
         for module in backbone.modules():
             if isinstance(module, BATCH_NORMS):
-                module.eps = recipe.norm_eps
+                module.eps = architecture.norm_eps
     result: nn.Module = backbone
     return result
 
@@ -100,14 +100,14 @@ def _body(name: str) -> tuple[nn.Module, tuple[str, ...], tuple[int, ...]]:
     return features, tuple(str(end) for end in ends), tuple(features[end].out_channels for end in ends)
 
 
-def _extra_levels(recipe: Recipe, body_width: int) -> nn.Module:
-    if recipe.levels < 5:
+def _extra_levels(architecture: Architecture, body_width: int) -> nn.Module:
+    if architecture.levels < 5:
         pooled: nn.Module = LastLevelMaxPool()
         return pooled
-    source = recipe.channels if recipe.p6_from == "p5" else body_width
-    levels = LastLevelP6P7(source, recipe.channels)
+    source = architecture.channels if architecture.p6_from == "p5" else body_width
+    levels = LastLevelP6P7(source, architecture.channels)
     # torchvision decides by comparing widths, which says nothing where both are equal.
-    levels.use_P5 = recipe.p6_from == "p5"
+    levels.use_P5 = architecture.p6_from == "p5"
     result: nn.Module = levels
     return result
 

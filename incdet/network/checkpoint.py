@@ -1,7 +1,7 @@
 """A checkpoint is a folder that rebuilds the detector alone and offline: ``model.safetensors`` + ``checkpoint.json``.
 
-The JSON holds the recipe, the vocabulary, which parameters learn, the history of steps and their metrics, and the hash
-of the tensors, so that two files that do not belong together are refused.
+The JSON holds the architecture (under ``recipe``), the vocabulary, which parameters learn, the history of steps and
+their metrics, and the hash of the tensors, so that two files that do not belong together are refused.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, replacing, sha256
-from incdet.network.architecture import EXTERNAL, Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
@@ -74,7 +74,7 @@ def save(
         content = {
             "format": FORMAT,
             "version": VERSION,
-            "recipe": model.recipe.to_json(),
+            "recipe": model.architecture.to_json(),
             "vocabulary": model.vocab.to_json(),
             "training": model.training,
             "trainable": model.trainable_names(),
@@ -90,7 +90,7 @@ def load(
     path: str | Path,
     device: str | torch.device = "cpu",
     *,
-    recipe: Recipe | None = None,
+    architecture: Architecture | None = None,
     vocab: Vocabulary | None = None,
     backbone: nn.Module | None = None,
 ) -> Checkpoint:
@@ -99,20 +99,20 @@ def load(
     Args:
         path: The folder or either of its files.
         device: Where the detector goes.
-        recipe: If given, the checkpoint must have this architecture.
+        architecture: If given, the checkpoint must have this architecture.
         vocab: If given, the checkpoint must have exactly these classes in these steps.
         backbone: The module of a detector with an external backbone; it is copied.
 
     Raises:
-        InputError: A file is missing, cut off, from something else, or does not fit ``recipe`` or ``vocab``.
+        InputError: A file is missing, cut off, from something else, or does not fit ``architecture`` or ``vocab``.
     """
     folder = Path(path)
     if folder.name in (TENSORS, DESCRIPTION):
         folder = folder.parent
     description = _read_description(folder, Path(path))
-    stored_recipe, stored_vocab = _read_words(folder, description)
-    if recipe is not None:
-        _same_architecture(folder, stored_recipe, recipe)
+    stored, stored_vocab = _read_words(folder, description)
+    if architecture is not None:
+        _same_architecture(folder, stored, architecture)
     if vocab is not None and vocab.steps != stored_vocab.steps:
         raise _error(
             folder / DESCRIPTION,
@@ -120,7 +120,7 @@ def load(
             f"is {_steps(stored_vocab)}, expected {_steps(vocab)}",
             "use the protocol that the checkpoint was trained with, or another checkpoint",
         )
-    if stored_recipe.backbone == EXTERNAL and backbone is None:
+    if stored.backbone == EXTERNAL and backbone is None:
         raise _error(
             folder / DESCRIPTION, "recipe", "has an external backbone", "pass the module: load(path, backbone=module)"
         )
@@ -128,13 +128,13 @@ def load(
     backbone = copy.deepcopy(backbone)
     # Nothing is initialised on the meta device: loading is fast and leaves the random state alone.
     with torch.device("meta"):
-        model = IncrementalRetinaNet(stored_recipe, stored_vocab, backbone=backbone)
+        model = IncrementalRetinaNet(stored, stored_vocab, backbone=backbone)
     _check_tensors(folder, model, tensors)
     model.load_state_dict(tensors, assign=True)
     trainable = set(description["trainable"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
-    model.recipe = stored_recipe
+    model.architecture = stored
     model.to(device).train(bool(description["training"]))
     return Checkpoint(model, stored_vocab, list(description["history"]), dict(description["metrics"]))
 
@@ -167,13 +167,13 @@ def _read_description(folder: Path, given: Path) -> dict[str, Any]:
     return description
 
 
-def _read_words(folder: Path, description: Mapping[str, Any]) -> tuple[Recipe, Vocabulary]:
+def _read_words(folder: Path, description: Mapping[str, Any]) -> tuple[Architecture, Vocabulary]:
     file = folder / DESCRIPTION
     item = "recipe"
     try:
-        recipe = Recipe.from_json(description["recipe"])
+        architecture = Architecture.from_json(description["recipe"])
         item = "vocabulary"
-        return recipe, Vocabulary.from_json(description["vocabulary"])
+        return architecture, Vocabulary.from_json(description["vocabulary"])
     except InputError as fault:
         raise InputError(
             [
@@ -201,9 +201,9 @@ def _read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _same_architecture(folder: Path, stored: Recipe, expected: Recipe) -> None:
-    ours, theirs = expected.architecture(), stored.architecture()
-    # A loaded recipe states an epsilon that a fresh one may leave to its weights.
+def _same_architecture(folder: Path, stored: Architecture, expected: Architecture) -> None:
+    ours, theirs = expected.decisive(), stored.decisive()
+    # A loaded architecture states an epsilon that a fresh one may leave to its weights.
     differ = [key for key in ours if ours[key] != theirs[key] and not (key == "norm_eps" and ours[key] is None)]
     if differ:
         raise InputError(

@@ -31,7 +31,7 @@ def graph_of(
     """
     if model.device.type != "cuda":
         return None
-    if not model.recipe.frozen_norm:
+    if not model.architecture.frozen_norm:
         say("static shapes: no graph in this phase, because its capture would move live BatchNorm statistics")
         return None
     return GraphedNetwork(model, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision), say, features)

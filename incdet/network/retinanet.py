@@ -6,7 +6,6 @@ Shape letters: B images, A anchors over all levels, K seen classes, L levels, M 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
-from incdet.network.architecture import EXTERNAL, Recipe
 from incdet.network.backbones import (
     BATCH_NORMS,
     body_stages,
@@ -40,7 +39,7 @@ from incdet.ops.losses import box_loss, focal_loss
 from incdet.ops.postprocess import select_detections
 from incdet.vocab import Vocabulary
 
-__all__ = ["HeadOutputs", "IncrementalRetinaNet", "ImageBatch", "Recipe", "Target", "coverage_mask"]
+__all__ = ["HeadOutputs", "IncrementalRetinaNet", "ImageBatch", "Target", "coverage_mask"]
 
 # Photographs of all formats pad to some hundred shapes, whose anchors together would fill a gigabyte.
 CACHED_SHAPES = 32
@@ -108,12 +107,12 @@ class IncrementalRetinaNet(nn.Module):
     """A RetinaNet whose classes come in increments; ``model(images, targets)`` behaves as torchvision's does.
 
     Args:
-        recipe: What to build.
+        architecture: What to build.
         vocab: The classes, one predictor for each of its steps.
         weights: None, a torchvision name (may download), or a local file; predictors always start fresh.
         backbone: A module to use instead of building one: (B, 3, H, W) -> a map or an ordered dict of L maps with
-            ``recipe.channels`` channels. It is used as it is, and the recipe's backbone becomes ``"external"``
-            unless the caller knows that the recipe builds the same module.
+            ``architecture.channels`` channels. It is used as it is; ``architecture.backbone`` is ``"external"`` unless
+            the caller knows that the architecture builds the same module.
 
     Raises:
         InputError: The weights do not fit.
@@ -121,35 +120,42 @@ class IncrementalRetinaNet(nn.Module):
 
     def __init__(
         self,
-        recipe: Recipe,
+        architecture: Architecture,
         vocab: Vocabulary,
         weights: str | Path | None = None,
         *,
         backbone: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        state, eps = read_weights(weights, recipe) if weights is not None else (None, None)
-        recipe = _resolved(recipe, weights is not None, eps)
+        state, eps = read_weights(weights, architecture) if weights is not None else (None, None)
+        architecture = _resolved(architecture, weights is not None, eps)
         self.vocab = vocab
-        self.backbone = backbone if backbone is not None else build_backbone(recipe)
-        norm = norm_layer(recipe.norm, recipe.channels, recipe.norm_groups)
-        width, anchors = recipe.channels, recipe.anchors_per_cell
+        self.backbone = backbone if backbone is not None else build_backbone(architecture)
+        norm = norm_layer(architecture.norm, architecture.channels, architecture.norm_groups)
+        width, anchors = architecture.channels, architecture.anchors_per_cell
         self.class_head = ClassHead(
-            build_tower(width, recipe.tower_depth, norm), width, anchors, [len(step) for step in vocab.steps]
+            build_tower(width, architecture.tower_depth, norm), width, anchors, [len(step) for step in vocab.steps]
         )
-        self.box_head = build_box_head(width, anchors, build_tower(width, recipe.tower_depth, norm), recipe.box_loss)
-        self.anchor_generator = AnchorGenerator(recipe.anchor_sizes, recipe.ratios)
+        self.box_head = build_box_head(
+            width, anchors, build_tower(width, architecture.tower_depth, norm), architecture.box_loss
+        )
+        self.anchor_generator = AnchorGenerator(architecture.anchor_sizes, architecture.ratios)
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
         self._external_grids: dict[tuple[int, int], list[tuple[int, int]]] = {}
         if state is not None:
             load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
             # Without weights nothing is held back, as in torchvision: nobody has trained that body yet.
-            freeze_first_stages(self.backbone, len(body_stages(self.backbone)) - recipe.trainable_layers)
-        self.recipe = dataclasses.replace(recipe, trainable_layers=trainable_stages(self.backbone))
-        if recipe.frozen_norm:
+            freeze_first_stages(self.backbone, len(body_stages(self.backbone)) - architecture.trainable_layers)
+        self.architecture = architecture.changed(trainable_layers=trainable_stages(self.backbone))
+        if architecture.frozen_norm:
             self.freeze_norm()
-        elif recipe.norm_module == "frozen":
+        elif architecture.norm_module == "frozen":
             fold_norms(self)
+
+    @property
+    def recipe(self) -> Architecture:
+        """The name of ``architecture`` in earlier versions."""
+        return self.architecture
 
     @property
     def device(self) -> torch.device:
@@ -159,7 +165,7 @@ class IncrementalRetinaNet(nn.Module):
     def train(self, mode: bool = True) -> IncrementalRetinaNet:
         """As ``nn.Module.train``, but frozen BatchNorm stays in evaluation mode."""
         super().train(mode)
-        if self.recipe.frozen_norm:
+        if self.architecture.frozen_norm:
             for module in self.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.eval()
@@ -189,9 +195,9 @@ class IncrementalRetinaNet(nn.Module):
         """
         if targets is not None:
             check_targets(images, targets, self.vocab)
-        shapes = shapes_after_resizing(images, self.recipe, training=self.training)
+        shapes = shapes_after_resizing(images, self.architecture, training=self.training)
         original = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        batch = batch_images(images, shapes, self.recipe, self.device, canvas)
+        batch = batch_images(images, shapes, self.architecture, self.device, canvas)
         resized = None if targets is None else resized_targets(targets, original, shapes, self.device)
         return ImageBatch(batch, shapes, original, resized, canvas is not None)
 
@@ -234,8 +240,8 @@ class IncrementalRetinaNet(nn.Module):
 
     def grids(self, batch: ImageBatch) -> list[tuple[int, int]]:
         """(H_l, W_l) of every level for a batch of its shape, before any forward."""
-        if self.recipe.backbone != EXTERNAL:
-            return level_sizes(batch.padded, self.recipe.levels)
+        if self.architecture.backbone != EXTERNAL:
+            return level_sizes(batch.padded, self.architecture.levels)
         if batch.padded not in self._external_grids:
             with torch.no_grad():
                 maps = copy.deepcopy(self.backbone).eval()(torch.zeros_like(batch.images[:1]))
@@ -248,8 +254,8 @@ class IncrementalRetinaNet(nn.Module):
         return self.anchors(batch.padded, self.grids(batch))
 
     def _stem_names(self) -> list[str]:
-        external = self.recipe.backbone == EXTERNAL
-        return [] if external else stem_names(self.backbone, self.recipe.trainable_layers)
+        external = self.architecture.backbone == EXTERNAL
+        return [] if external else stem_names(self.backbone, self.architecture.trainable_layers)
 
     def anchors(self, padded: tuple[int, int], grids: Sequence[tuple[int, int]]) -> Tensor:
         """The anchors (A, 4) of a padded batch and its levels, float32 whatever the network computes in.
@@ -311,7 +317,7 @@ class IncrementalRetinaNet(nn.Module):
             static: No output shape depends on the data, and the host waits for no device.
         """
         anchors = anchors.anchors if isinstance(anchors, HeadOutputs) else anchors
-        return assign(targets, anchors, high=self.recipe.fg_iou, low=self.recipe.bg_iou, static=static)
+        return assign(targets, anchors, high=self.architecture.fg_iou, low=self.architecture.bg_iou, static=static)
 
     def compute_losses(self, dense: HeadOutputs, targets: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The losses of torchvision, float32 scalars; a target with ``coverage`` speaks for those columns only."""
@@ -319,7 +325,7 @@ class IncrementalRetinaNet(nn.Module):
         coverage = coverage_mask(targets, dense.logits.shape[-1], dense.logits.device)
         return {
             "classification": focal_loss(dense.logits, assignment, coverage=coverage),
-            "bbox_regression": box_loss(dense.deltas, dense.anchors, assignment, kind=self.recipe.box_loss),
+            "bbox_regression": box_loss(dense.deltas, dense.anchors, assignment, kind=self.architecture.box_loss),
         }
 
     @torch.no_grad()
@@ -327,18 +333,20 @@ class IncrementalRetinaNet(nn.Module):
         self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
         """Detections in prepared pixels: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) columns."""
-        recipe = self.recipe
-        level_sizes = [feature.shape[-2] * feature.shape[-1] * recipe.anchors_per_cell for feature in dense.features]
+        architecture = self.architecture
+        level_sizes = [
+            feature.shape[-2] * feature.shape[-1] * architecture.anchors_per_cell for feature in dense.features
+        ]
         return select_detections(
             dense.logits,
             dense.deltas,
             dense.anchors,
             level_sizes,
             image_sizes,
-            score_thresh=recipe.score_thresh if score_thresh is None else score_thresh,
-            nms_thresh=recipe.nms_thresh,
-            topk=recipe.topk_candidates,
-            limit=recipe.detections_per_img,
+            score_thresh=architecture.score_thresh if score_thresh is None else score_thresh,
+            nms_thresh=architecture.nms_thresh,
+            topk=architecture.topk_candidates,
+            limit=architecture.detections_per_img,
         )
 
     def detections(
@@ -366,7 +374,7 @@ class IncrementalRetinaNet(nn.Module):
 
     def freeze_norm(self) -> None:
         """Fixes statistics and affine parameters of every BatchNorm for good; ``train()`` does not wake them."""
-        self.recipe = dataclasses.replace(self.recipe, frozen_norm=True)
+        self.architecture = self.architecture.changed(frozen_norm=True)
         for module in self.modules():
             if isinstance(module, BATCH_NORMS):
                 module.eval().requires_grad_(False)
@@ -382,7 +390,7 @@ class IncrementalRetinaNet(nn.Module):
         if not 0 <= number <= stages:
             raise ValueError(f"the body has {stages} stages; cannot freeze {number}")
         freeze_first_stages(self.backbone, number)
-        self.recipe = dataclasses.replace(self.recipe, trainable_layers=trainable_stages(self.backbone))
+        self.architecture = self.architecture.changed(trainable_layers=trainable_stages(self.backbone))
 
     def trainable_names(self) -> list[str]:
         """Names of the parameters that learn, in their order."""
@@ -398,11 +406,11 @@ def coverage_mask(targets: Sequence[Mapping[str, Any]], classes: int, device: to
     return torch.stack([full if mask is None else mask.to(device) for mask in masks])
 
 
-def _resolved(recipe: Recipe, pretrained: bool, eps: float | None) -> Recipe:
-    """The recipe with torchvision's habits written down, so that a rebuilt network behaves the same."""
+def _resolved(architecture: Architecture, pretrained: bool, eps: float | None) -> Architecture:
+    """The architecture with torchvision's habits written down, so that a rebuilt network behaves the same."""
     changes: dict[str, Any] = {}
-    if recipe.frozen_norm is None:
-        changes["frozen_norm"] = pretrained and recipe.detector != "retinanet_resnet50_fpn_v2"
-    if eps is not None and recipe.norm_eps is None:
+    if architecture.frozen_norm is None:
+        changes["frozen_norm"] = pretrained and architecture.detector != "retinanet_resnet50_fpn_v2"
+    if eps is not None and architecture.norm_eps is None:
         changes["norm_eps"] = eps
-    return dataclasses.replace(recipe, **changes)
+    return architecture.changed(**changes)

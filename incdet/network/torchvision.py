@@ -6,7 +6,6 @@ Shape letters: N anchors per cell, K classes, C channels.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from incdet.config.architecture import BACKBONES, DETECTORS, EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
-from incdet.network.architecture import BACKBONES, DETECTORS, EXTERNAL, Recipe
 from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_modules
 from incdet.network.bn_folding import unfold_norms
 from incdet.network.heads import norm_layer
@@ -54,13 +53,13 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
             "give one name, or None, for each column",
         )
     vocab = Vocabulary((tuple(name for name in classes if name is not None),))
-    result = IncrementalRetinaNet(_recipe(model), vocab, backbone=copy.deepcopy(model.backbone))
+    result = IncrementalRetinaNet(_architecture(model), vocab, backbone=copy.deepcopy(model.backbone))
     result.class_head.tower = copy.deepcopy(head.conv)
     result.box_head = copy.deepcopy(model.head.regression_head)
     result.anchor_generator = copy.deepcopy(model.anchor_generator)
     predictor = result.class_head.predictors[0]
     assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
-    anchors = result.recipe.anchors_per_cell
+    anchors = result.architecture.anchors_per_cell
     predictor.to(device=head.cls_logits.weight.device, dtype=head.cls_logits.weight.dtype)
     with torch.no_grad():
         predictor.weight.copy_(_columns(head.cls_logits.weight, anchors, kept))
@@ -75,14 +74,14 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     The predictors are fused into one convolution; labels are the columns 0..K-1 of ``model.vocab``. Frozen BatchNorm
     becomes torchvision's ``FrozenBatchNorm2d``, which a plain model cannot thaw by ``train()``.
     """
-    recipe = model.recipe
-    norm = norm_layer(recipe.norm, recipe.channels, recipe.norm_groups)
-    head = RetinaNetHead(recipe.channels, recipe.anchors_per_cell, len(model.vocab), norm_layer=norm)
+    architecture = model.architecture
+    norm = norm_layer(architecture.norm, architecture.channels, architecture.norm_groups)
+    head = RetinaNetHead(architecture.channels, architecture.anchors_per_cell, len(model.vocab), norm_layer=norm)
     classifier = head.classification_head
     classifier.conv = copy.deepcopy(model.class_head.tower)
     head.regression_head.conv = copy.deepcopy(model.box_head.conv)
     head.regression_head.bbox_reg = copy.deepcopy(model.box_head.bbox_reg)
-    head.regression_head._loss_type = recipe.box_loss
+    head.regression_head._loss_type = architecture.box_loss
     weight, bias = model.class_head.joined()
     classifier.cls_logits.to(device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
@@ -93,23 +92,23 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
         copy.deepcopy(model.backbone),
         len(model.vocab),
         head=head,
-        anchor_generator=AnchorGenerator(recipe.anchor_sizes, recipe.ratios),
-        min_size=recipe.min_size,
-        max_size=recipe.max_size,
-        image_mean=list(recipe.image_mean),
-        image_std=list(recipe.image_std),
-        size_divisible=recipe.size_divisible,
-        fixed_size=recipe.fixed_size,
-        _skip_resize=recipe.skip_resize,
-        score_thresh=recipe.score_thresh,
-        nms_thresh=recipe.nms_thresh,
-        detections_per_img=recipe.detections_per_img,
-        topk_candidates=recipe.topk_candidates,
-        fg_iou_thresh=recipe.fg_iou,
-        bg_iou_thresh=recipe.bg_iou,
+        anchor_generator=AnchorGenerator(architecture.anchor_sizes, architecture.ratios),
+        min_size=architecture.min_size,
+        max_size=architecture.max_size,
+        image_mean=list(architecture.image_mean),
+        image_std=list(architecture.image_std),
+        size_divisible=architecture.size_divisible,
+        fixed_size=architecture.fixed_size,
+        _skip_resize=architecture.skip_resize,
+        score_thresh=architecture.score_thresh,
+        nms_thresh=architecture.nms_thresh,
+        detections_per_img=architecture.detections_per_img,
+        topk_candidates=architecture.topk_candidates,
+        fg_iou_thresh=architecture.fg_iou,
+        bg_iou_thresh=architecture.bg_iou,
     )
     unfold_norms(plain)
-    if recipe.frozen_norm:
+    if architecture.frozen_norm:
         freeze_modules(plain)
     result: nn.Module = plain.train(model.training)
     return result
@@ -120,7 +119,7 @@ def _columns(values: Tensor, anchors: int, kept: Sequence[int]) -> Tensor:
     return values.reshape(anchors, -1, *values.shape[1:])[:, list(kept)].flatten(0, 1)
 
 
-def _recipe(model: Any) -> Recipe:
+def _architecture(model: Any) -> Architecture:
     """What builds ``model`` again."""
     tower = model.head.classification_head.conv
     norm, groups = _tower_norm(tower)
@@ -133,7 +132,7 @@ def _recipe(model: Any) -> Recipe:
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     epsilons = {module.eps for module in model.backbone.modules() if isinstance(module, BATCH_NORMS)}
     frozen = bool(norms) and all(isinstance(module, FrozenBatchNorm2d) for module in norms)
-    external = Recipe(
+    external = Architecture(
         backbone=EXTERNAL,
         channels=model.backbone.out_channels,
         tower_depth=len(tower),
@@ -163,7 +162,7 @@ def _recipe(model: Any) -> Recipe:
 
 
 def _tower_norm(tower: nn.Module) -> tuple[str | None, int]:
-    """The recipe's ``norm`` and ``norm_groups`` of a tower."""
+    """The architecture's ``norm`` and ``norm_groups`` of a tower."""
     kinds = {type(module) for module in tower.modules() if not list(module.children())} - {nn.Conv2d, nn.ReLU}
     if not kinds:
         return None, 32
@@ -178,32 +177,32 @@ def _tower_norm(tower: nn.Module) -> tuple[str | None, int]:
     )
 
 
-def _recognised(backbone: nn.Module, recipe: Recipe) -> Recipe:
-    """``recipe`` with the name of a backbone that is built exactly like ``backbone``, or as it is."""
-    if not isinstance(backbone, BackboneWithFPN) or recipe.levels > 5:
-        return recipe
+def _recognised(backbone: nn.Module, architecture: Architecture) -> Architecture:
+    """``architecture`` with the name of a backbone that is built exactly like ``backbone``, or as it is."""
+    if not isinstance(backbone, BackboneWithFPN) or architecture.levels > 5:
+        return architecture
     from_pyramid = getattr(backbone.fpn.extra_blocks, "use_P5", True)
     for name in BACKBONES:
-        candidate = dataclasses.replace(recipe, backbone=name, p6_from="p5" if from_pyramid else "c5")
+        candidate = architecture.changed(backbone=name, p6_from="p5" if from_pyramid else "c5")
         with torch.device("meta"):
             built: Any = build_backbone(candidate)
         same_taps = list(built.body.return_layers) == list(backbone.body.return_layers)
         # The text of a module names every layer with its type and numbers; the taps are all that it leaves out.
         if same_taps and repr(built) == repr(backbone):
             return _as_builder(candidate)
-    return recipe
+    return architecture
 
 
-def _as_builder(recipe: Recipe) -> Recipe:
-    """The recipe under the name of torchvision's builder where it describes the same network."""
+def _as_builder(architecture: Architecture) -> Architecture:
+    """The architecture under the name of torchvision's builder where it describes the same network."""
     for detector in DETECTORS:
         try:
-            named = dataclasses.replace(recipe, detector=detector)
+            named = architecture.changed(detector=detector)
         except InputError:
             continue
-        if dataclasses.replace(named, detector=None) == recipe:
+        if named.changed(detector=None) == architecture:
             return named
-    return recipe
+    return architecture
 
 
 def _error(item: str, problem: str, fix: str) -> InputError:

@@ -16,35 +16,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from incdet.config.architecture import Architecture
 from incdet.errors import Finding, InputError
-from incdet.network.architecture import Recipe
 from incdet.ops.sizes import is_resized, resized_shape
 
 Shape = tuple[int, int]
 
 
-def shapes_after_resizing(images: Sequence[Tensor] | Tensor, recipe: Recipe, *, training: bool) -> list[Shape]:
+def shapes_after_resizing(
+    images: Sequence[Tensor] | Tensor, architecture: Architecture, *, training: bool
+) -> list[Shape]:
     """(height, width) of each image after resizing.
 
-    While training, every image draws one of ``recipe.min_size`` from torch's random state, as in torchvision, or is
-    left alone with ``recipe.skip_resize``. An integer image that a loader has resized already is left alone too.
+    While training, every image draws one of ``min_size`` from torch's random state, as in torchvision, or is left alone
+    with ``skip_resize``. An integer image that a loader has resized already is left alone too.
 
     Raises:
         InputError: An image is not (3, H, W) of uint8 or a floating type, or too thin to be resized.
     """
     _check_images(images)
     given = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-    if training and recipe.skip_resize:
+    if training and architecture.skip_resize:
         return given
-    wanted = [recipe.min_size[-1]] * len(given)
+    wanted = [architecture.min_size[-1]] * len(given)
     if training:
         # One call for the batch moves the random state as torchvision's draw per image does.
-        draws = torch.empty(len(given)).uniform_(0.0, float(len(recipe.min_size))).tolist()
-        wanted = [recipe.min_size[int(draw)] for draw in draws]
+        draws = torch.empty(len(given)).uniform_(0.0, float(len(architecture.min_size))).tolist()
+        wanted = [architecture.min_size[int(draw)] for draw in draws]
     shapes = []
+    limits = architecture.max_size, architecture.fixed_size
     for image, shape, size in zip(images, given, wanted, strict=True):
-        settled = not image.is_floating_point() and is_resized(*shape, size, recipe.max_size, recipe.fixed_size)
-        shapes.append(shape if settled else resized_shape(*shape, size, recipe.max_size, recipe.fixed_size))
+        settled = not image.is_floating_point() and is_resized(*shape, size, *limits)
+        shapes.append(shape if settled else resized_shape(*shape, size, *limits))
     return shapes
 
 
@@ -75,7 +78,7 @@ def padded_shape(shapes: Sequence[Shape], divisible: int, canvas: Shape | None =
 def batch_images(
     images: Sequence[Tensor] | Tensor,
     shapes: Sequence[Shape],
-    recipe: Recipe,
+    architecture: Architecture,
     device: torch.device,
     canvas: Shape | None = None,
 ) -> Tensor:
@@ -84,15 +87,15 @@ def batch_images(
     Args:
         images: (3, H, W) uint8 in 0..255 or floating in [0, 1], any sizes; or one (B, 3, H, W) tensor of them.
         shapes: (height, width) of each image in the result.
-        recipe: Mean, standard deviation, and what the sides are multiples of.
+        architecture: Mean, standard deviation, and what the sides are multiples of.
         device: Where the batch goes; memory of the host is copied there once per group of images of one shape.
         canvas: (H, W) of the batch instead of the smallest that holds the images.
 
     Returns:
         (B, 3, H, W) float32.
     """
-    height, width = padded_shape(shapes, recipe.size_divisible, canvas)
-    mean, std = _constants(recipe.image_mean, recipe.image_std, device)
+    height, width = padded_shape(shapes, architecture.size_divisible, canvas)
+    mean, std = _constants(architecture.image_mean, architecture.image_std, device)
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, (image, shape) in enumerate(zip(images, shapes, strict=True)):
         groups.setdefault((image.shape, shape, image.dtype, image.device), []).append(index)

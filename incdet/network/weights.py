@@ -13,21 +13,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from incdet.config.architecture import Architecture
 from incdet.errors import Finding, InputError, suggest
-from incdet.network.architecture import Recipe
 
 State = Mapping[str, Tensor]
 # torchvision's COCO weights of the first builder were trained with this epsilon (pytorch/vision#2933).
 _COCO_V1_FILE = "retinanet_resnet50_fpn_coco"
 
 
-def read_weights(source: str | Path, recipe: Recipe) -> tuple[dict[str, Tensor], float | None]:
+def read_weights(source: str | Path, architecture: Architecture) -> tuple[dict[str, Tensor], float | None]:
     """The tensors of ``source`` and the BatchNorm epsilon they were trained with, where that is known.
 
     Args:
         source: A local ``.pth`` / ``.pt`` / ``.safetensors`` file, a checkpoint folder, or a torchvision name such as
             ``IMAGENET1K_V1``, ``ResNet50_Weights.IMAGENET1K_V1`` or, with a builder, ``COCO_V1``; a name may download.
-        recipe: Says which names are known.
+        architecture: Says which names are known.
 
     Raises:
         InputError: No such file or name, or the file cannot be read.
@@ -39,11 +39,11 @@ def read_weights(source: str | Path, recipe: Recipe) -> tuple[dict[str, Tensor],
         return _read_file(path), 0.0 if path.name.startswith(_COCO_V1_FILE) else None
     if path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1:
         raise _error(str(source), "does not exist", "give an existing .pth or .safetensors file, or a torchvision name")
-    known = _named_weights(recipe)
+    known = _named_weights(architecture)
     if str(source) not in known:
         raise _error(
             str(source),
-            f"is no file and no torchvision weights of {recipe.detector or recipe.backbone}",
+            f"is no file and no torchvision weights of {architecture.detector or architecture.backbone}",
             suggest(str(source), known),
         )
     entry = known[str(source)]
@@ -55,10 +55,10 @@ def read_weights(source: str | Path, recipe: Recipe) -> tuple[dict[str, Tensor],
     return state, 0.0 if coco_v1 else None
 
 
-def _named_weights(recipe: Recipe) -> dict[str, Any]:
-    """Every name under which torchvision has weights for this recipe; the detector's own win over the body's."""
+def _named_weights(architecture: Architecture) -> dict[str, Any]:
+    """Every name under which torchvision has weights for this architecture; the detector's own win over the body's."""
     known: dict[str, Any] = {}
-    for model in (recipe.backbone, recipe.detector):
+    for model in (architecture.backbone, architecture.detector):
         if model is None or model not in torchvision.models.list_models():
             continue
         enum = torchvision.models.get_model_weights(model)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from incdet.config import Schedule
+from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.distillation.teacher_targets import BatchTargets, Entries, Targets
 from incdet.errors import Finding, InputError, TrainingError
 from incdet.files import replacing
 from incdet.methods.method import Method
 from incdet.methods.registry import get_method, settings_tree
-from incdet.network.architecture import EXTERNAL, Recipe
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import MethodCriterion
 from incdet.training.processes import Processes
@@ -99,7 +99,7 @@ def save_failure(
     tensors = {key: value for key, value in attempt.batch._asdict().items() if key not in ("stem", "static")}
     values = {
         "format": FORMAT,
-        "architecture": model.recipe.to_json(),
+        "architecture": model.architecture.to_json(),
         "vocabulary": model.vocab.to_json(),
         "model": model.state_dict(),
         "trainable": model.trainable_names(),
@@ -128,10 +128,10 @@ def replay(path: Path, dtype: torch.dtype | None = None) -> dict[str, float]:
         InputError: The file is missing, cut off, from something else, or of a detector that cannot be rebuilt.
     """
     values = _read(path)
-    recipe = Recipe.from_json(values["architecture"])
-    if recipe.backbone == EXTERNAL:
+    architecture = Architecture.from_json(values["architecture"])
+    if architecture.backbone == EXTERNAL:
         raise _refused(path, "is of a detector with an external backbone", "replay it where that module is at hand")
-    model = IncrementalRetinaNet(recipe, Vocabulary.from_json(values["vocabulary"]))
+    model = IncrementalRetinaNet(architecture, Vocabulary.from_json(values["vocabulary"]))
     model.load_state_dict(values["model"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in values["trainable"])

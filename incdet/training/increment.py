@@ -197,7 +197,7 @@ def train(
     batches = training_batches(engine, model, records, training_set.groups(), config, schedule, seed)
     canvas = None
     if config.engine.static_shapes:
-        canvas = canvas_of(records, model.recipe, config.augment)
+        canvas = canvas_of(records, model.architecture, config.augment)
         if canvas is None:
             engine.say("static shapes: off, because a crop or several sizes make every draw another shape")
     provider = None

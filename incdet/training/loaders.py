@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from incdet.config import Augment, Config, Schedule
+from incdet.config.architecture import Architecture
 from incdet.data.augment import build_pipeline
 from incdet.data.cache import MIB
 from incdet.data.dataset import DetectionDataset, DrawSampler, make_loader
@@ -15,7 +16,6 @@ from incdet.data.gpu_images import GpuImages, GpuLoader, needed_bytes
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError
-from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.transform import padded_shape
 from incdet.training.engine import Batch, Batches, Engine
@@ -47,7 +47,7 @@ def training_batches(
     )
     rank, world = engine.processes.rank, engine.processes.world
     dataset = DetectionDataset(
-        records, model.vocab, pipeline, seed, geometry=geometry_of(model.recipe, augment), cache=engine.images
+        records, model.vocab, pipeline, seed, geometry=geometry_of(model.architecture, augment), cache=engine.images
     )
     # A file written for a large machine runs on a small one too; the batches are the same for any number.
     workers = min(settings.workers, os.cpu_count() or 1)
@@ -70,7 +70,7 @@ def plain_images(
 ) -> DetectionDataset:
     """The images of a phase as its batches show them, from the same cache, but neither flipped nor changed."""
     return DetectionDataset(
-        records, model.vocab, geometry=geometry_of(model.recipe, config.augment), cache=engine.images
+        records, model.vocab, geometry=geometry_of(model.architecture, config.augment), cache=engine.images
     )
 
 
@@ -133,20 +133,20 @@ def gpu_refusal(dataset: DetectionDataset, budget: int, free: int) -> str:
     return ""
 
 
-def canvas_of(records: Sequence[Record], recipe: Recipe, augment: Augment) -> tuple[int, int] | None:
+def canvas_of(records: Sequence[Record], architecture: Architecture, augment: Augment) -> tuple[int, int] | None:
     """(H, W) that every batch of ``records`` fits into; None where an image's size is not known before its draw."""
-    geometry = geometry_of(recipe, augment)
+    geometry = geometry_of(architecture, augment)
     if geometry is None:
         return None
-    return padded_shape([geometry.shape(record) for record in records], recipe.size_divisible)
+    return padded_shape([geometry.shape(record) for record in records], architecture.size_divisible)
 
 
-def geometry_of(recipe: Recipe, augment: Augment) -> Geometry | None:
+def geometry_of(architecture: Architecture, augment: Augment) -> Geometry | None:
     """The size that images are resized to before they are augmented; None where it is not known so early.
 
     That is with several ``min_size`` values, of which the model draws one, and with a crop, whose window the model
     enlarges: resizing before it would interpolate twice.
     """
-    if len(recipe.min_size) > 1 and recipe.fixed_size is None or augment.crop or recipe.skip_resize:
+    if len(architecture.min_size) > 1 and architecture.fixed_size is None or augment.crop or architecture.skip_resize:
         return None
-    return Geometry(recipe.min_size[0], recipe.max_size, recipe.fixed_size)
+    return Geometry(architecture.min_size[0], architecture.max_size, architecture.fixed_size)

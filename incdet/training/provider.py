@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from incdet.config import Config
+from incdet.config.architecture import Architecture
 from incdet.data.cache import MIB
 from incdet.data.records import Record
 from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.cache_file import CachedTargets, Key, load, save
 from incdet.distillation.provider import OnlineProvider, Provider, Teaching
-from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.engine import Engine
 from incdet.training.loaders import plain_images
@@ -50,9 +50,9 @@ def choose_provider(engine: Engine, teaching: Teaching, pupil: Pupil, config: Co
     After the cache is filled, or taken up from its file, the teachers leave the device.
     """
     flips = [flipped for flipped, drawn in ((False, config.augment.flip < 1), (True, config.augment.flip > 0)) if drawn]
-    recipe, images = pupil.student.recipe, f"responses of {len(pupil.records):,} images"
+    architecture, images = pupil.student.architecture, f"responses of {len(pupil.records):,} images"
     cached = None
-    reason = obstacle(teaching, recipe, config, pupil.draws, len(pupil.records) * len(flips))
+    reason = obstacle(teaching, architecture, config, pupil.draws, len(pupil.records) * len(flips))
     if reason is None:
         cached = _cached(engine, teaching, pupil, config, flips)
         reason = f"{images} exceed engine.response_cache={config.engine.response_cache} MiB"
@@ -64,7 +64,7 @@ def choose_provider(engine: Engine, teaching: Teaching, pupil: Pupil, config: Co
     return CachedProvider(cached, pupil.student)
 
 
-def obstacle(teaching: Teaching, recipe: Recipe, config: Config, draws: int, entries: int) -> str | None:
+def obstacle(teaching: Teaching, architecture: Architecture, config: Config, draws: int, entries: int) -> str | None:
     """Why the answers to ``entries`` pictures are not to be cached for ``draws`` draws; None if they are."""
     augment = config.augment
     if config.engine.response_cache == 0:
@@ -75,7 +75,7 @@ def obstacle(teaching: Teaching, recipe: Recipe, config: Config, draws: int, ent
         return "the method listens to every anchor"
     if changing := [name for name in ("crop", "photometric", "scale") if getattr(augment, name)]:
         return f"augment.{changing[0]} makes every draw another picture"
-    if len(recipe.min_size) > 1 and recipe.fixed_size is None and not recipe.skip_resize:
+    if len(architecture.min_size) > 1 and architecture.fixed_size is None and not architecture.skip_resize:
         return "model.min_size has several values, and every draw its own"
     if draws < WORTH * entries:
         return f"{draws:,} draws of {entries:,} pictures would not pay for asking about each"
@@ -88,7 +88,7 @@ def _cached(
     """The cache from its file or filled anew; None where it exceeds the budget."""
     student = pupil.student
     rule: dict[str, Any] = {
-        "recipe": [model.recipe.to_json() for model in teaching.models],
+        "architecture": [model.architecture.to_json() for model in teaching.models],
         "teachers": {name: list(teacher.columns) for name, teacher in teaching.teachers.items()},
         "terms": [repr(term) for term in teaching.terms],
         "masked": pupil.masked,

@@ -78,7 +78,7 @@ class TrainStep:
         self._model, self._criterion = model, criterion
         self._clip, self._accumulation = schedule.clip, accumulation
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._wrapped = processes.wrapped(model, fixed_buffers=bool(model.recipe.frozen_norm))
+        self._wrapped = processes.wrapped(model, fixed_buffers=bool(model.architecture.frozen_norm))
         self._network: Callable[[ImageBatch], HeadOutputs] = network or self._wrapped
 
     def __call__(self, batch: ImageBatch, rate: float) -> tuple[Losses, Sequence[Targets]]:

@@ -129,13 +129,15 @@ def test_settings_that_do_not_fit_the_data(
 def checkpoint(tmp_path: Path) -> Path:
     import torch
 
-    from incdet.network.architecture import Recipe
+    from incdet.config.architecture import Architecture
     from incdet.network.checkpoint import save
     from incdet.network.retinanet import IncrementalRetinaNet
     from incdet.vocab import Vocabulary
 
     torch.manual_seed(0)
-    recipe = Recipe(backbone="tiny", channels=16, tower_depth=1, min_size=(48,), anchor_sizes=((16,), (32,), (48,)))
+    recipe = Architecture(
+        backbone="tiny", channels=16, tower_depth=1, min_size=(48,), anchor_sizes=((16,), (32,), (48,))
+    )
     save(tmp_path / "checkpoint", IncrementalRetinaNet(recipe, Vocabulary((("cat",),))))
     return tmp_path / "checkpoint"
 

@@ -85,7 +85,12 @@ def test_train_passes_the_checked_configuration(
 def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[..., Any], tmp_path: Path) -> None:
     done = incdet_command("evaluate", "--checkpoint", "a", "--data", "b", "--images", "c", "--output", tmp_path / "d")
     assert done.code == 0
-    assert calls == [((Path("a"), Path("b"), Path("c")), {"output": tmp_path / "d", "batch_size": 8, "device": "auto"})]
+    assert calls == [
+        (
+            (Path("a"), Path("b"), Path("c")),
+            {"split": None, "output": tmp_path / "d", "batch_size": 8, "device": "auto"},
+        )
+    ]
     assert [line.split() for line in done.out.splitlines()[:3]] == [
         ["class", "AP", "AP50"],
         ["cat", "0.250", "-"],

@@ -22,7 +22,7 @@ def test_a_checkpoint_is_scored_on_a_file_with_further_classes(
     own = make_coco(names=("circle", "dog", "star"), images=6)
     path, output = finished.root / "eeil" / "step_2", tmp_path / "deep" / "scores.json"  # circle, cross, ring, square
     value = evaluate(path, own.annotations, own.images, output=output, device="cpu")
-    assert list(value) == ["schema", "checkpoint", "images", "AP", "AP50", "per_class", "skipped"]
+    assert list(value) == ["schema", "checkpoint", "data", "images", "AP", "AP50", "per_class", "skipped"]
     assert value["schema"] == 1 and value["images"] == 6
     assert list(value["per_class"]) == ["circle"]
     assert value["skipped"] == ["cross", "dog", "ring", "square", "star"]

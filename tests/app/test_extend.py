@@ -15,7 +15,7 @@ from incdet.app.run import run
 from incdet.data.dataset import read_image
 from incdet.data.formats import read_coco
 from incdet.errors import InputError
-from incdet.memory.exemplars import Memory
+from incdet.memory.manifest import load_memory
 from incdet.network import checkpoint
 from incdet.vocab import Vocabulary
 
@@ -33,10 +33,10 @@ def assert_taught(finished: Finished, root: Path) -> None:
     assert after.vocab.steps == (*before.vocab.steps, ("cat", "dog"))
     old = after.model.state_dict()
     assert any(not torch.equal(value, old[name]) for name, value in before.model.state_dict().items())
-    manifest = Memory.load(root / "memory" / "step_4.json")
+    manifest = load_memory(root / "memory" / "step_4.json")
     assert list(manifest.exemplars) == [*SHAPES, "cat", "dog"]
     assert [len(ranked) for ranked in manifest.exemplars.values()][-2:] == [1, 1]
-    stored = Memory.load(finished.root / "incdet" / "memory" / "step_3.json")
+    stored = load_memory(finished.root / "incdet" / "memory" / "step_3.json")
     for name in SHAPES:
         assert manifest.exemplars[name] == stored.exemplars[name][:1]
     value = json.loads((root / "results.json").read_text())
@@ -109,12 +109,12 @@ def test_exemplars_are_chosen_from_old_data_where_no_run_stored_any(
         old_data=finished.data / "train.json",
         old_images=finished.data / "images",
     )
-    memory = Memory.load(root / "memory" / "step_4.json")
+    memory = load_memory(root / "memory" / "step_4.json")
     assert {name: len(ranked) for name, ranked in memory.exemplars.items()} == dict.fromkeys((*SHAPES, "cat", "dog"), 1)
     assert {one.image.parent.name for one in memory.exemplars["ring"]} == {"train"}
     assert "chosen from" in capsys.readouterr().out
     bare = teach(finished, own.annotations, own.images, tmp_path / "bare", path=lone, overrides=short)
-    assert len(Memory.load(bare / "memory" / "step_4.json")) == 2  # its own classes alone
+    assert len(load_memory(bare / "memory" / "step_4.json")) == 2  # its own classes alone
     assert "--old-data" in capsys.readouterr().out
 
 
@@ -128,10 +128,59 @@ def test_the_old_data_set_may_be_gone_when_the_run_kept_the_pixels(
     shutil.rmtree(data)
     own = make_coco()
     root = teach(finished, own.annotations, own.images, tmp_path / "own", path=base / "step_3", method="eeil")
-    memory = Memory.load(root / "memory" / "step_4.json")
+    memory = load_memory(root / "memory" / "step_4.json")
     assert len(memory.exemplars["circle"]) == 1
     for one in memory:
         assert one.image.is_relative_to(root) and read_image(one).shape[2] == 3
+
+
+@pytest.fixture
+def bereft(settings: Callable[..., Any], finished: Finished, tmp_path: Path) -> Path:
+    """A run whose old data set is gone, the pictures of its exemplars with it."""
+    data = shutil.copytree(finished.data, tmp_path / "gone")
+    root = run(settings(methods=["eeil"], data={"root": str(data)}), display=quiet()[0])
+    shutil.rmtree(data)
+    return root / "step_3"
+
+
+@pytest.mark.usefixtures("without_report")
+def test_every_way_out_of_lost_exemplars_works(
+    bereft: Path, finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = make_coco()
+
+    def attempt(name: str, **more: Any) -> Path:
+        return teach(finished, own.annotations, own.images, tmp_path / name, path=bereft, **more)
+
+    with pytest.raises(InputError, match="images are missing.*--old-data.*memory.total=0"):
+        attempt("refused")
+    assert not (tmp_path / "refused").exists()
+    old = {"old_data": finished.data / "train.json", "old_images": finished.data / "images"}
+    again = attempt("again", method="eeil", **old)
+    assert len(load_memory(again / "memory" / "step_4.json")) == 8
+    assert "exemplars chosen from" in capsys.readouterr().out
+    for name, more in (("none", {"overrides": ["memory.total=0"]}), ("lwf", {"method": "lwf"})):
+        assert checkpoint.load(attempt(name, **more) / "step_4").vocab.steps[-1] == ("cat", "dog")
+
+
+@pytest.mark.usefixtures("without_report")
+def test_old_data_is_used_where_a_run_stored_exemplars_too(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, old = make_coco(), make_coco(names=("circle", "star"), folder="old")
+    root = teach(
+        finished,
+        own.annotations,
+        own.images,
+        tmp_path / "own",
+        method="eeil",
+        old_data=old.annotations,
+        old_images=old.images,
+    )
+    memory = load_memory(root / "memory" / "step_4.json")
+    assert {one.image.parent for one in memory.exemplars["circle"]} == {old.images}
+    assert not memory.exemplars["ring"]
+    assert "exemplars chosen from" in capsys.readouterr().out
 
 
 # --- refused before any training
@@ -148,7 +197,7 @@ def test_what_is_refused(finished: Finished, make_coco: Callable[..., Any], tmp_
     with pytest.raises(InputError, match="at least 8"):
         teach(finished, own.annotations, own.images, output, overrides=())
     with pytest.raises(InputError, match="--images"):
-        teach(finished, own.annotations, None, output)
+        teach(finished, Path(shutil.copy(own.annotations, tmp_path / "apart.json")), None, output)
     with pytest.raises(InputError, match="nowhere"):
         teach(finished, own.annotations, own.images, output, path=tmp_path / "nowhere")
     assert not output.exists()

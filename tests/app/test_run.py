@@ -18,7 +18,7 @@ from incdet.errors import InputError
 from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import average_precision
 from incdet.evaluation.scoring import measure
-from incdet.memory.exemplars import Memory
+from incdet.memory.manifest import load_memory
 from incdet.methods.base import METHODS
 from incdet.network import checkpoint
 from incdet.training.worker import Worker
@@ -235,7 +235,7 @@ def test_the_same_seed_gives_the_same_results_and_weights(finished: Finished, se
             assert_same_network(root / name / f"step_{step}", finished.root / name / f"step_{step}")
     for step in (2, 3):
         manifest = f"eeil/memory/step_{step}.json"
-        assert Memory.load(root / manifest) == Memory.load(finished.root / manifest)
+        assert load_memory(root / manifest) == load_memory(finished.root / manifest)
     assert read(root / "protocol.json") == read(finished.root / "protocol.json")
 
 
@@ -279,7 +279,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
     for step in (2, 3):  # a run of one method keeps its results at the top
         assert_same_network(root / f"step_{step}", finished.root / "incdet" / f"step_{step}")
         own, other = root / "memory" / f"step_{step}.json", finished.root / "incdet" / "memory" / f"step_{step}.json"
-        assert Memory.load(own) == Memory.load(other)
+        assert load_memory(own) == load_memory(other)
     assert not list(root.rglob("*.pt"))
     assert {path.name for path in root.iterdir()} - {"states"} == {
         "base",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incdet.config import Config, describe_keys, load_config, parse_config
+from incdet.config.architecture import Architecture
 from incdet.config.yamlfile import parse_yaml, write_yaml
 from incdet.errors import InputError
 
@@ -107,6 +108,14 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
         ("protocol: {order: alphabetcal}", "did you mean 'alphabetical'"),
         ("protocol: {steps: 5}", "key protocol.steps: is 5"),
         ("model: {min_size: [a]}", "key model.min_size: is 'a'"),
+        ("model: {backbone: resnet51}", "key model.backbone: is 'resnet51': input should be"),
+        ("model: {backbone: resnet51}", "did you mean 'resnet50'"),
+        ("model: {backbone: external}", "can be handed in by code only"),
+        ("model: {detector: retinanet_resnet50_fpn, channels: 64}", "key model.channels: is 64: but"),
+        ("model: {tower_depth: 9223372036854775808}", "key model.tower_depth: is 9223372036854775808"),
+        ("model: {fg_iou: 0.3}", "key model.bg_iou: is 0.4: is more than fg_iou, 0.3"),
+        ("model: {image_std: [1, 1, 0]}", "key model.image_std: is 0"),
+        ("model: {detections: 5, detections_per_img: 5}", "key model.detections: is the older name of"),
         ("data: {format: coco, root: x}", "format coco needs data.train"),
         ("data: {format: coco, root: x, train: {annotations: a}}", "key data.train.images: is missing"),
         ("data: {format: voc}", "INCDET_DATA is not set"),
@@ -227,3 +236,24 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.text("abcxyz_", min_size=1), VALUES, max_size=4))
 def test_reading_what_was_written_is_the_identity(value: dict[str, object]) -> None:
     assert parse_yaml(write_yaml(value), "text") == value
+
+
+def test_the_model_section_is_the_whole_architecture_and_its_weights() -> None:
+    keys = {key.removeprefix("model."): words for key, _, words in describe_keys() if key.startswith("model.")}
+    assert list(keys) == [*Architecture.model_fields, "weights"] and all(keys.values())
+    config = load_config(None, ["model.backbone=tiny", "model.fg_iou=0.7", "model.frozen_norm=no", "model.norm_eps=0"])
+    assert config.model.architecture == Architecture(backbone="tiny", fg_iou=0.7, frozen_norm=False, norm_eps=0.0)
+
+
+def test_keys_of_the_first_version_work_in_files_and_on_the_command_line(tmp_path: Path) -> None:
+    """``goldens/model.yaml`` is a section that it froze; never write it anew."""
+    stored = (Path(__file__).parents[1] / "goldens" / "model.yaml").read_text()
+    (tmp_path / "old.yaml").write_text(stored)
+    assert load_config(tmp_path / "old.yaml").model.detections_per_img == 50
+    for name in ("detections", "detections_per_img"):
+        config = load_config(tmp_path / "old.yaml", [f"model.{name}=7"])
+        assert config.model.detections_per_img == 7
+        config.dump(tmp_path / "new.yaml")
+        assert load_config(tmp_path / "new.yaml") == config
+    with pytest.raises(InputError, match="command line: key model.detections_per_img: is 0"):
+        load_config(tmp_path / "new.yaml", ["model.detections=0"])

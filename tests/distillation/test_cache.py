@@ -67,7 +67,7 @@ class World:
         self.student.freeze_norm()
         self.student.grow(("c",))
         self.student.train()
-        recipe = before.recipe
+        recipe = before.architecture
         geometry = Geometry(recipe.min_size[0], recipe.max_size, recipe.fixed_size)
         self.dataset = DetectionDataset(photographs(folder, sizes), self.student.vocab, geometry=geometry)
 
@@ -85,7 +85,7 @@ class World:
 
     def cached(self, method: Method = EVERYTHING, **more: Any) -> Callable[[ImageBatch, HeadOutputs], TeacherTargets]:
         terms = [term.name for term in method.terms]
-        provider = CachedProvider(self.fill(method, **more), terms, self.student.recipe.anchors_per_cell)
+        provider = CachedProvider(self.fill(method, **more), terms, self.student.architecture.anchors_per_cell)
         return lambda prepared, dense: provider(prepared, dense, self.truth(prepared, dense))
 
     def online(self, prepared: ImageBatch, dense: HeadOutputs, method: Method = EVERYTHING) -> TeacherTargets:
@@ -196,7 +196,7 @@ def test_rows_move_with_their_place_when_the_batch_is_padded_further(tmp_path: P
     guidance = world.cached(LOUD)(prepared, dense)
     assert guidance.labels is not None
     cells = [feature.shape[-2:] for feature in dense.features]
-    per_cell = world.student.recipe.anchors_per_cell
+    per_cell = world.student.architecture.anchors_per_cell
     for row, draw in enumerate(((0, True), (1, False), (2, True))):
         alone = world.batch(draw)
         own = world.teacher(alone)
@@ -250,7 +250,7 @@ def test_on_one_canvas_pictures_of_all_shapes_are_exact(tmp_path: Path) -> None:
 
 
 def test_a_batch_takes_as_many_operations_as_an_image(world: World) -> None:
-    cached = CachedProvider(world.fill(), ("a", "b", "c"), world.student.recipe.anchors_per_cell)
+    cached = CachedProvider(world.fill(), ("a", "b", "c"), world.student.architecture.anchors_per_cell)
 
     def work(draws: list[tuple[int, bool]]) -> int:
         prepared = world.batch(*draws)

@@ -32,7 +32,7 @@ def test_it_answers_as_the_model_does_in_evaluation_mode() -> None:
     torch.testing.assert_close(shadow.logits, expected.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(shadow.deltas, expected.deltas, rtol=1e-5, atol=1e-5)
     assert torch.equal(shadow.anchors, expected.anchors)
-    assert not model.recipe.frozen_norm  # the model itself may go on learning its statistics
+    assert not model.architecture.frozen_norm  # the model itself may go on learning its statistics
 
 
 def test_it_never_trains() -> None:

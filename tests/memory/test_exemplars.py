@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
-from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +8,6 @@ from helpers import record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incdet.data.dataset import read_image
 from incdet.data.records import Record
 from incdet.errors import InputError
 from incdet.memory.exemplars import Budget, Features, Memory, herd
@@ -206,94 +201,3 @@ def test_class_balanced_choice_takes_at_each_place_the_evenest_image(counts: lis
 def test_an_unknown_selection_is_named() -> None:
     with pytest.raises(ValueError, match="best"):
         Memory.empty(Budget(per_class=1)).update([record("x.png", ["ant"])], ["ant"], selection="best")
-
-
-# --- the manifest
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path) -> Memory:
-    import cv2
-
-    data = tmp_path / "data"
-    data.mkdir()
-    rows = []
-    for number, names in enumerate(permutations(NAMES[:2])):
-        path = data / f"{number}.png"
-        cv2.imwrite(str(path), np.full((48, 48, 3), 60 * number + 20, np.uint8))
-        rows.append(record(path, names, number=number + 5, coverage=NAMES[:3], ignore=[False, number == 1]))
-    return Memory(Budget(total=6), {"ant": (rows[1],), "bee": (rows[0],), "cow": ()})
-
-
-def test_a_manifest_reproduces_the_memory(on_disk: Memory, tmp_path: Path) -> None:
-    path = tmp_path / "run" / "memory" / "step_1.json"
-    assert on_disk.save(path) is on_disk
-    assert Memory.load(path) == on_disk
-    value = json.loads(path.read_text())
-    assert value["images"] == 2 and value["bytes"] == on_disk.bytes > 0
-    assert sorted(one.name for one in path.parent.iterdir()) == ["step_1.json"]
-
-
-def test_the_manifest_continues_as_the_memory_would(on_disk: Memory, tmp_path: Path) -> None:
-    on_disk.save(tmp_path / "step_1.json")
-    more = [record(f"n{i}.png", ["dog"]) for i in range(4)]
-    here, there = (teach(one, more, ["dog"], "random") for one in (on_disk, Memory.load(tmp_path / "step_1.json")))
-    assert here == there
-
-
-@pytest.mark.parametrize("moved", [False, True])
-def test_with_copied_pixels_the_old_data_may_go(on_disk: Memory, tmp_path: Path, moved: bool) -> None:
-    path = tmp_path / "run" / "step_1.json"
-    before = {name: [read_image(one) for one in ranked] for name, ranked in on_disk.exemplars.items()}
-    saved = on_disk.save(path, copy_images=True)
-    shutil.rmtree(tmp_path / "data")
-    if moved:
-        path = path.parent.rename(tmp_path / "elsewhere") / path.name
-    loaded = Memory.load(path)
-    assert moved or loaded == saved
-    for name, ranked in loaded.exemplars.items():
-        assert [one.names for one in ranked] == [one.names for one in on_disk.exemplars[name]]
-        assert all(one.image.is_relative_to(path.parent) for one in ranked)
-        for one, pixels in zip(ranked, before[name], strict=True):
-            assert np.array_equal(read_image(one), pixels)
-
-
-def test_copies_of_equal_names_do_not_collide_and_are_copied_once(tmp_path: Path) -> None:
-    for number in range(2):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "1.jpg").write_bytes(bytes([number]))
-    memory = Memory(Budget(per_class=2), {"ant": tuple(record(tmp_path / str(n) / "1.jpg", ["ant"]) for n in range(2))})
-    saved = memory.save(tmp_path / "run" / "step_1.json", copy_images=True)
-    assert [one.image.read_bytes() for one in saved] == [b"\0", b"\1"]
-    assert saved.save(tmp_path / "run" / "step_2.json", copy_images=True) == saved
-    assert len(list((tmp_path / "run" / "images").iterdir())) == 2
-
-
-def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="step_9.json.*does not exist"):
-        Memory.load(tmp_path / "step_9.json")
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_manifest_that_is_cut_off_is_refused(on_disk: Memory, tmp_path: Path, share: float) -> None:
-    path = tmp_path / "step_1.json"
-    on_disk.save(path)
-    text = path.read_text()
-    path.write_text(text[: int(share * len(text))])
-    with pytest.raises(InputError, match="step_1.json.*cut off"):
-        Memory.load(path)
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", '{"exemplars": {"ant": [{}]}, "budget": {"total": 1}}'])
-def test_json_that_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "step_1.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match="step_1.json"):
-        Memory.load(path)
-
-
-def test_a_manifest_whose_images_are_gone_is_refused(on_disk: Memory, tmp_path: Path) -> None:
-    on_disk.save(tmp_path / "step_1.json")
-    (tmp_path / "data" / "0.png").unlink()
-    with pytest.raises(InputError, match="1 images are missing.*0.png"):
-        Memory.load(tmp_path / "step_1.json")

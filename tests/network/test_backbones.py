@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from incdet.network.architecture import BACKBONES, Recipe
+from incdet.config.architecture import BACKBONES, Architecture
 from incdet.network.backbones import (
     body_stages,
     build_backbone,
@@ -33,21 +33,21 @@ def shapes(backbone: nn.Module, side: int, device: str = "cpu") -> list[tuple[in
 @pytest.mark.parametrize("name", BACKBONES)
 def test_five_levels_have_strides_8_to_128(name: str) -> None:
     with torch.device("meta"):
-        backbone = build_backbone(Recipe(backbone=name, channels=24, anchor_sizes=sizes(5)))
+        backbone = build_backbone(Architecture(backbone=name, channels=24, anchor_sizes=sizes(5)))
         found = shapes(backbone, 256, "meta")
     assert found == [(1, 24, side, side) for side in (32, 16, 8, 4, 2)]
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
 def test_a_pyramid_has_one_level_for_each_group_of_anchor_sizes(levels: int) -> None:
-    backbone = build_backbone(Recipe(backbone="tiny", channels=8, anchor_sizes=sizes(levels)))
+    backbone = build_backbone(Architecture(backbone="tiny", channels=8, anchor_sizes=sizes(levels)))
     assert shapes(backbone, 64) == [(1, 8, side, side) for side in (8, 4, 2, 1, 1)[:levels]]
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 def test_a_level_sees_its_part_of_the_image(name: str) -> None:
     """The tap of a level really has its stride: a change in the last pixels reaches the last cell of every level."""
-    backbone: Any = build_backbone(Recipe(backbone=name, channels=8, anchor_sizes=sizes(3))).eval()
+    backbone: Any = build_backbone(Architecture(backbone=name, channels=8, anchor_sizes=sizes(3))).eval()
     image = torch.rand(1, 3, 64, 64)
     changed = image.clone()
     changed[..., -8:, -8:] += 1.0
@@ -58,13 +58,13 @@ def test_a_level_sees_its_part_of_the_image(name: str) -> None:
 
 def test_p6_comes_from_the_pyramid_or_from_the_body() -> None:
     for source, width in (("p5", 8), ("c5", 96)):
-        backbone: Any = build_backbone(Recipe(backbone="tiny", channels=8, p6_from=source, anchor_sizes=sizes(5)))
+        backbone: Any = build_backbone(Architecture(backbone="tiny", channels=8, p6_from=source, anchor_sizes=sizes(5)))
         assert backbone.fpn.extra_blocks.p6.in_channels == width
         assert backbone.fpn.extra_blocks.use_P5 is (source == "p5")
 
 
 def test_p6_source_is_kept_where_the_widths_are_equal() -> None:
-    backbone: Any = build_backbone(Recipe(backbone="tiny", channels=96, p6_from="c5", anchor_sizes=sizes(5)))
+    backbone: Any = build_backbone(Architecture(backbone="tiny", channels=96, p6_from="c5", anchor_sizes=sizes(5)))
     assert backbone.fpn.extra_blocks.use_P5 is False
 
 
@@ -76,7 +76,7 @@ def test_the_tiny_body_is_small() -> None:
 @pytest.mark.parametrize("number", range(6))
 def test_resnet_stages_freeze_as_torchvision_does(number: int) -> None:
     theirs = _resnet_fpn_extractor(torchvision.models.resnet18(), 5 - number, returned_layers=[2, 3, 4])
-    ours: Any = build_backbone(Recipe(backbone="resnet18"))
+    ours: Any = build_backbone(Architecture(backbone="resnet18"))
     freeze_first_stages(ours, number)
     assert frozen(ours.body) == frozen(theirs.body)
     assert trainable_stages(ours) == 5 - number
@@ -85,7 +85,7 @@ def test_resnet_stages_freeze_as_torchvision_does(number: int) -> None:
 @pytest.mark.parametrize("number", range(7))
 def test_mobilenet_stages_freeze_as_torchvision_does(number: int) -> None:
     theirs = _mobilenet_extractor(torchvision.models.mobilenet_v2(), False, 6 - number)
-    ours: Any = build_backbone(Recipe(backbone="mobilenet_v2", channels=8))
+    ours: Any = build_backbone(Architecture(backbone="mobilenet_v2", channels=8))
     freeze_first_stages(ours, number)
     assert frozen(ours.body) == frozen(theirs[0])
     assert len(body_stages(ours)) == 6
@@ -104,7 +104,7 @@ def test_an_external_module_has_stages_too() -> None:
 
 def test_frozen_modules_compute_the_same_and_do_not_learn() -> None:
     torch.manual_seed(0)
-    backbone: Any = build_backbone(Recipe(backbone="tiny", channels=8, anchor_sizes=sizes(2)))
+    backbone: Any = build_backbone(Architecture(backbone="tiny", channels=8, anchor_sizes=sizes(2)))
     image = torch.rand(4, 3, 32, 32)
     backbone(image)
     copied = copy.deepcopy(backbone)
@@ -117,7 +117,7 @@ def test_frozen_modules_compute_the_same_and_do_not_learn() -> None:
 def test_epsilon_and_kind_of_norm_follow_the_recipe() -> None:
     for kind, module_type in (("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm2d)):
         backbone = build_backbone(
-            Recipe(backbone="tiny", channels=8, norm_module=kind, norm_eps=0.25, anchor_sizes=sizes(3))
+            Architecture(backbone="tiny", channels=8, norm_module=kind, norm_eps=0.25, anchor_sizes=sizes(3))
         )
         norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d)]
         assert norms and all(isinstance(module, module_type) and module.eps == 0.25 for module in norms)
@@ -125,4 +125,4 @@ def test_epsilon_and_kind_of_norm_follow_the_recipe() -> None:
 
 def test_an_external_backbone_is_not_built() -> None:
     with pytest.raises(ValueError, match="external"):
-        build_backbone(Recipe(backbone="external"))
+        build_backbone(Architecture(backbone="external"))

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.misc import Conv2dNormActivation, FrozenBatchNorm2d
 
-from incdet.network.architecture import Recipe
+from incdet.config.architecture import Architecture
 from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_first_stages
 from incdet.network.bn_folding import (
     FOLDING,
@@ -52,7 +52,7 @@ def lively(root: nn.Module) -> nn.Module:
 def pair(name: str, norm_module: str = "batch", frozen_stages: int = 2) -> tuple[nn.Module, nn.Module]:
     """A backbone that learns behind its frozen stages, as it is and folded."""
     torch.manual_seed(0)
-    plain = lively(build_backbone(Recipe(backbone=name, norm_module=norm_module, channels=16)))
+    plain = lively(build_backbone(Architecture(backbone=name, norm_module=norm_module, channels=16)))
     freeze_first_stages(plain, frozen_stages)
     folded = copy.deepcopy(plain)
     fold_norms(folded)
@@ -164,7 +164,7 @@ def test_every_norm_of_a_known_body_is_folded(name: str, monkeypatch: pytest.Mon
 
 
 def test_a_live_norm_is_never_folded() -> None:
-    live = build_backbone(Recipe(backbone="tiny", channels=8))
+    live = build_backbone(Architecture(backbone="tiny", channels=8))
     fold_norms(live)
     assert not any(isinstance(module, Folding) for module in live.modules())
     woken = small()
@@ -404,12 +404,12 @@ def test_other_modules_are_left_alone() -> None:
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
 def test_a_detector_folds_when_its_norm_freezes_and_leaves_as_plain_torchvision(name: str) -> None:
     torch.manual_seed(0)
-    recipe = Recipe(backbone=name, channels=16, norm="batch", tower_depth=1, min_size=(48,), max_size=64)
+    recipe = Architecture(backbone=name, channels=16, norm="batch", tower_depth=1, min_size=(48,), max_size=64)
     late = IncrementalRetinaNet(recipe, Vocabulary((("a", "b"),)))
     assert not any(isinstance(module, Folding) for module in late.modules())
     lively(late).requires_grad_(True)
     late.freeze_norm()
-    early = IncrementalRetinaNet(late.recipe, Vocabulary((("a", "b"),)))
+    early = IncrementalRetinaNet(late.architecture, Vocabulary((("a", "b"),)))
     early.load_state_dict(late.state_dict())
     kinds = {type(module) for module in early.modules()}
     assert kinds & set(FOLDING.values()) and kinds == {type(module) for module in late.modules()}

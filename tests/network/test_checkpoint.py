@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from incdet.config.architecture import Architecture
 from incdet.errors import InputError
 from incdet.network import checkpoint
-from incdet.network.retinanet import IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
-RECIPE = Recipe(
+RECIPE = Architecture(
     backbone="tiny", channels=8, tower_depth=1, anchor_sizes=((12, 16), (24, 32)), min_size=(48,), max_size=64
 )
 
 
-def network(seed: int = 0, recipe: Recipe = RECIPE) -> IncrementalRetinaNet:
+def network(seed: int = 0, recipe: Architecture = RECIPE) -> IncrementalRetinaNet:
     torch.manual_seed(seed)
     model = IncrementalRetinaNet(recipe, Vocabulary((("a", "b"),), {"a": 7, "b": 9}))
     model.grow(["c"])
@@ -54,7 +55,7 @@ def test_load_after_save_gives_equal_logits_in_the_same_mode(tmp_path: Path, tra
     assert found.model.training is training
     assert [module.training for module in found.model.modules()] == [module.training for module in model.modules()]
     assert found.model.trainable_names() == model.trainable_names()
-    assert found.model.recipe == model.recipe
+    assert found.model.architecture == model.architecture
     assert found.vocab == found.model.vocab == model.vocab
     assert found.history == history and found.metrics == {"AP50": 0.5}
 
@@ -83,7 +84,7 @@ def test_loading_draws_nothing_and_downloads_nothing(tmp_path: Path, monkeypatch
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("load went online")
 
-    checkpoint.save(tmp_path, network(recipe=Recipe(backbone="resnet18", channels=8, norm_module="frozen")))
+    checkpoint.save(tmp_path, network(recipe=Architecture(backbone="resnet18", channels=8, norm_module="frozen")))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -177,10 +178,10 @@ def test_a_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_an_expected_architecture_is_checked(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, network())
-    checkpoint.load(tmp_path, recipe=RECIPE)
-    other = Recipe(**{**RECIPE.to_json(), "channels": 16, "backbone": "resnet18"})
+    checkpoint.load(tmp_path, architecture=RECIPE)
+    other = Architecture(**{**RECIPE.to_json(), "channels": 16, "backbone": "resnet18"})
     with pytest.raises(InputError, match="recipe backbone: is 'tiny', expected 'resnet18'") as caught:
-        checkpoint.load(tmp_path, recipe=other)
+        checkpoint.load(tmp_path, architecture=other)
     assert [finding.item for finding in caught.value.findings] == ["recipe backbone", "recipe channels"]
 
 
@@ -189,3 +190,29 @@ def test_an_expected_vocabulary_is_checked(tmp_path: Path) -> None:
     checkpoint.load(tmp_path, vocab=Vocabulary((("a", "b"), ("c",))))
     with pytest.raises(InputError, match=r"is a, b \+ c, expected b, a \+ c"):
         checkpoint.load(tmp_path, vocab=Vocabulary((("b", "a"), ("c",))))
+
+
+class Stride8(nn.Module):
+    """The external backbone of the stored checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.conv(x)
+        return {"0": fine, "1": nn.functional.max_pool2d(fine, 2)}
+
+
+def test_a_checkpoint_of_the_first_version_is_read_for_ever() -> None:
+    """``goldens/checkpoint`` holds what it wrote; never write it anew."""
+    found = checkpoint.load(Path(__file__).parents[1] / "goldens" / "checkpoint", backbone=Stride8())
+    assert found.vocab.steps == (("cat",), ("Füchse", "dog")) and found.history == [{"step": 1}]
+    assert found.metrics == {"AP": 0.5} and not found.model.training
+    assert not any(name.startswith("box_head") for name in found.model.trainable_names())
+    prepared = found.model.prepare([torch.linspace(0, 1, 3 * 40 * 48).reshape(3, 40, 48)])
+    with torch.no_grad():
+        dense = found.model.dense(prepared)
+    assert dense.logits.shape == (1, 160, 3)
+    assert float(dense.logits.sum()) == pytest.approx(-2209.182, rel=1e-5)
+    assert float(dense.deltas.sum()) == pytest.approx(-13.94997, rel=1e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from incdet.network.architecture import Recipe
+from incdet.config.architecture import Architecture
 from incdet.network.cuda_graph import GraphedNetwork, _Tensors, graph_of
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.vocab import Vocabulary
@@ -19,7 +18,7 @@ from incdet.vocab import Vocabulary
 @pytest.fixture
 def model() -> IncrementalRetinaNet:
     torch.manual_seed(0)
-    recipe = Recipe(
+    recipe = Architecture(
         backbone="tiny",
         channels=8,
         tower_depth=1,
@@ -56,7 +55,7 @@ def test_there_is_no_graph_on_a_cpu_nor_over_live_norms(
     monkeypatch.setattr(IncrementalRetinaNet, "device", torch.device("cuda"))
     graph = graph_of(model, "bf16", said.append)
     assert isinstance(graph, GraphedNetwork) and said == []
-    model.recipe = dataclasses.replace(model.recipe, frozen_norm=False)
+    model.architecture = model.architecture.changed(frozen_norm=False)
     assert graph_of(model, "off", said.append) is None
     assert len(said) == 1 and "live BatchNorm" in said[0]
 

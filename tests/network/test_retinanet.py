@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from incdet.config.architecture import Architecture
 from incdet.errors import InputError
-from incdet.network.retinanet import CACHED_SHAPES, HeadOutputs, ImageBatch, IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import CACHED_SHAPES, HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
 from incdet.ops.assign import assign
 from incdet.vocab import Vocabulary
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
 
 def network(*steps: tuple[str, ...], seed: int = 0, **changes: Any) -> IncrementalRetinaNet:
     torch.manual_seed(seed)
-    model = IncrementalRetinaNet(Recipe(**{**SMALL, **changes}), Vocabulary(steps or (("a", "b"), ("c",))))
+    model = IncrementalRetinaNet(Architecture(**{**SMALL, **changes}), Vocabulary(steps or (("a", "b"), ("c",))))
     for parameter in model.class_head.predictors.parameters():
         if parameter.dim() == 4:
             nn.init.normal_(parameter, std=0.3)
@@ -158,7 +158,7 @@ def test_frozen_norm_survives_train() -> None:
     assert state and all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(not module.training and not module.weight.requires_grad for module in norms)
-    assert model.training and model.recipe.frozen_norm
+    assert model.training and model.architecture.frozen_norm
 
 
 def test_live_norm_learns_while_training() -> None:
@@ -175,7 +175,7 @@ def test_frozen_stages_leave_the_trainable_set() -> None:
     model.freeze_stages(2)
     gone = set(everything) - set(model.trainable_names())
     assert gone == {name for name in everything if name.startswith(("backbone.body.stem", "backbone.body.stage2"))}
-    assert model.recipe.trainable_layers == 2
+    assert model.architecture.trainable_layers == 2
     with pytest.raises(ValueError, match="4 stages"):
         model.freeze_stages(5)
 
@@ -248,7 +248,7 @@ def test_prepare_is_torchvisions_transform_and_keeps_other_keys() -> None:
     truth: list[dict[str, Any]] = [{**target, "image_id": 7} for target in targets([0, 2], [])]
     boxes = truth[0]["boxes"].clone()
     prepared = model.prepare(images(), truth)
-    recipe = model.recipe
+    recipe = model.architecture
     transform = GeneralizedRCNNTransform(48, 64, list(recipe.image_mean), list(recipe.image_std))
     batch, resized = transform(images(), targets([0, 2], []))
     assert torch.equal(prepared.images, batch.tensors)
@@ -391,7 +391,7 @@ def test_a_stem_equals_the_forward_without_one() -> None:
     model = network(backbone="resnet18", channels=16, frozen_norm=True)
     model.freeze_stages(2)
     plain = copy.deepcopy(model)
-    plain.recipe = dataclasses.replace(plain.recipe, trainable_layers=5)
+    plain.architecture = plain.architecture.changed(trainable_layers=5)
     assert model.has_stem and not plain.has_stem
     prepared = model.prepare(images(), targets([0], [1]))
     found = []
@@ -417,9 +417,7 @@ def test_without_frozen_leading_modules_there_is_no_stem() -> None:
 
 def test_an_external_body_has_no_stem() -> None:
     built = network(frozen_norm=True)
-    model = IncrementalRetinaNet(
-        dataclasses.replace(built.recipe, backbone="external"), built.vocab, backbone=built.backbone
-    )
+    model = IncrementalRetinaNet(built.architecture.changed(backbone="external"), built.vocab, backbone=built.backbone)
     model.freeze_stages(2)
     assert not model.has_stem and model.dense(model.prepare(images())).stem is None
 

@@ -17,9 +17,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from incdet.config.architecture import Architecture
 from incdet.errors import InputError
 from incdet.network import checkpoint
-from incdet.network.retinanet import IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import from_torchvision, to_torchvision
 from incdet.vocab import Vocabulary
 
@@ -83,7 +84,7 @@ def test_torchvisions_builders_go_in_and_out_with_equal_detections(builder: Call
     plain = builder(weights=None, weights_backbone=None, num_classes=len(NAMES), min_size=64, max_size=64)
     plain = lively(plain, [1, 4])
     ours = from_torchvision(plain, NAMES)
-    assert ours.recipe.detector == builder.__name__
+    assert ours.architecture.detector == builder.__name__
     assert ours.vocab.steps == (("a", "b", "c"),)
     expected = detect(plain)
     same_detections(detect(ours), expected, KEPT)
@@ -94,7 +95,7 @@ def test_torchvisions_builders_go_in_and_out_with_equal_detections(builder: Call
 def test_any_backbone_is_kept_as_a_module(norm: Callable[..., nn.Module] | None, tmp_path: Path) -> None:
     plain = small_resnet(norm, loss="giou", score_thresh=0.2, detections_per_img=20, topk_candidates=50)
     ours = from_torchvision(plain, NAMES)
-    assert ours.recipe.backbone == "external"
+    assert ours.architecture.backbone == "external"
     same_detections(detect(ours), detect(plain), KEPT)
     checkpoint.save(tmp_path, ours)
     with pytest.raises(InputError, match="external backbone"):
@@ -120,7 +121,7 @@ def test_the_model_that_was_given_stays_untouched() -> None:
 def test_mode_trainable_set_and_frozen_norm_come_along() -> None:
     plain = small_resnet(body_norm=FrozenBatchNorm2d).train()
     ours = from_torchvision(plain, NAMES)
-    assert ours.training and ours.recipe.frozen_norm and ours.recipe.norm_module == "frozen"
+    assert ours.training and ours.architecture.frozen_norm and ours.architecture.norm_module == "frozen"
     learning = {name for name, parameter in plain.backbone.named_parameters() if parameter.requires_grad}
     assert {name[9:] for name in ours.trainable_names() if name.startswith("backbone.")} == learning
     assert len(learning) < len(list(plain.backbone.parameters()))
@@ -129,7 +130,7 @@ def test_mode_trainable_set_and_frozen_norm_come_along() -> None:
 def grown(**changes: Any) -> IncrementalRetinaNet:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"anchor_sizes": ((16, 24), (32, 48)), "channels": 8, "tower_depth": 2, "min_size": 48}
-    recipe = Recipe(backbone="tiny", max_size=64, **{**settings, **changes})
+    recipe = Architecture(backbone="tiny", max_size=64, **{**settings, **changes})
     model = IncrementalRetinaNet(recipe, Vocabulary((("a", "b"),)))
     model.grow(["c"])
     model.grow(["d", "e", "f"])
@@ -147,12 +148,15 @@ def test_a_grown_network_fuses_into_plain_torchvision_and_comes_back(changes: di
     same_detections(detect(plain), expected, list(range(6)))
     back = from_torchvision(plain, model.vocab.names)
     same_detections(detect(back), expected, list(range(6)))
-    assert back.recipe.backbone == "tiny" and back.recipe.architecture() == {
-        **model.recipe.architecture(),
+    assert back.architecture.backbone == "tiny" and back.architecture.decisive() == {
+        **model.architecture.decisive(),
         "norm_eps": 1e-5,
-        "norm_groups": back.recipe.norm_groups,
+        "norm_groups": back.architecture.norm_groups,
     }
-    assert back.recipe.fg_iou == model.recipe.fg_iou and back.recipe.box_loss == model.recipe.box_loss
+    assert (
+        back.architecture.fg_iou == model.architecture.fg_iou
+        and back.architecture.box_loss == model.architecture.box_loss
+    )
 
 
 def test_the_plain_model_holds_nothing_of_incdet() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from incdet.config.architecture import Architecture
 from incdet.errors import InputError
-from incdet.network.architecture import Recipe
 from incdet.network.targets import move_together, resized_targets, scale_boxes
 from incdet.network.transform import batch_images, padded_shape, shapes_after_resizing
 
@@ -39,7 +39,7 @@ def truth(shapes: Shapes) -> list[dict[str, Tensor]]:
     return [{"boxes": boxes, "labels": torch.arange(len(boxes))} for boxes in rows]
 
 
-def theirs(recipe: Recipe, training: bool) -> GeneralizedRCNNTransform:
+def theirs(recipe: Architecture, training: bool) -> GeneralizedRCNNTransform:
     return GeneralizedRCNNTransform(
         recipe.min_size,
         recipe.max_size,
@@ -58,7 +58,7 @@ def theirs(recipe: Recipe, training: bool) -> GeneralizedRCNNTransform:
 def test_images_boxes_and_random_draws_are_those_of_torchvision(
     name: str, training: bool, shapes: Shapes, twice: bool
 ) -> None:
-    recipe = Recipe(backbone="tiny", **RECIPES[name])
+    recipe = Architecture(backbone="tiny", **RECIPES[name])
     shapes = shapes * 2 if twice else shapes
     images = pictures(shapes)
     torch.manual_seed(3)
@@ -74,7 +74,7 @@ def test_images_boxes_and_random_draws_are_those_of_torchvision(
 
 
 def test_one_tensor_of_images_is_a_list_of_them() -> None:
-    recipe, images = Recipe(backbone="tiny", **RECIPES["one size"]), pictures([(50, 60)] * 3)
+    recipe, images = Architecture(backbone="tiny", **RECIPES["one size"]), pictures([(50, 60)] * 3)
     after = shapes_after_resizing(images, recipe, training=False)
     together = torch.stack(images)
     assert shapes_after_resizing(together, recipe, training=False) == after
@@ -82,7 +82,7 @@ def test_one_tensor_of_images_is_a_list_of_them() -> None:
 
 
 def test_an_integer_image_of_its_final_size_is_not_interpolated_again() -> None:
-    recipe = Recipe(backbone="tiny", **RECIPES["one size"])
+    recipe = Architecture(backbone="tiny", **RECIPES["one size"])
     # 39 is what rounding can leave of 40: a float image would be stretched by the pixel.
     image = torch.randint(0, 256, (3, 39, 60), dtype=torch.uint8)
     assert shapes_after_resizing([image], recipe, training=False) == [(39, 60)]
@@ -94,7 +94,7 @@ def test_an_integer_image_of_its_final_size_is_not_interpolated_again() -> None:
 
 
 def test_a_canvas_pads_every_batch_to_one_shape() -> None:
-    recipe = Recipe(backbone="tiny", **RECIPES["one size"])
+    recipe = Architecture(backbone="tiny", **RECIPES["one size"])
     images = pictures([(40, 60), (40, 50)])
     plain = batch_images(images, [(40, 60), (40, 50)], recipe, CPU)
     wide = batch_images(images, [(40, 60), (40, 50)], recipe, CPU, (96, 128))
@@ -114,7 +114,7 @@ def test_a_canvas_pads_every_batch_to_one_shape() -> None:
     ],
 )
 def test_a_thing_that_is_no_image_is_refused(image: Tensor, problem: str) -> None:
-    recipe = Recipe(backbone="tiny", **RECIPES["one size"])
+    recipe = Architecture(backbone="tiny", **RECIPES["one size"])
     with pytest.raises(InputError, match=f"image 1: is .*{problem}"):
         shapes_after_resizing([torch.zeros(3, 8, 8), image], recipe, training=False)
     with pytest.raises(InputError, match="is empty"):

@@ -9,9 +9,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
+from incdet.config.architecture import Architecture
 from incdet.errors import InputError
 from incdet.network import checkpoint, weights
-from incdet.network.retinanet import IncrementalRetinaNet, Recipe
+from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
 from incdet.vocab import Vocabulary
 
@@ -21,7 +22,7 @@ SMALL: dict[str, Any] = {"backbone": "tiny", "channels": 8, "tower_depth": 2, "a
 
 def network(source: str | Path | None = None, seed: int = 0, **changes: Any) -> IncrementalRetinaNet:
     torch.manual_seed(seed)
-    return IncrementalRetinaNet(Recipe(**{**SMALL, **changes}), VOCAB, source)
+    return IncrementalRetinaNet(Architecture(**{**SMALL, **changes}), VOCAB, source)
 
 
 def write(state: dict[str, Tensor], path: Path) -> Path:
@@ -92,17 +93,17 @@ def test_pretrained_networks_keep_torchvisions_habits(tmp_path: Path) -> None:
     """Frozen norm and three trainable stages with weights; everything live and trainable without."""
     source = network()
     model = network(write(to_torchvision(source).state_dict(), tmp_path / "w.pth"), trainable_layers=1)
-    assert model.recipe.frozen_norm and model.recipe.trainable_layers == 1
+    assert model.architecture.frozen_norm and model.architecture.trainable_layers == 1
     learning = [name for name in model.trainable_names() if ".body." in name]
     assert learning and all(name.startswith("backbone.body.stage5.0.") for name in learning)
-    assert source.recipe.frozen_norm is False and source.recipe.trainable_layers == 5
+    assert source.architecture.frozen_norm is False and source.architecture.trainable_layers == 5
     assert len(source.trainable_names()) == len(list(source.parameters()))
 
 
 def test_coco_weights_of_the_first_builder_run_with_epsilon_zero(tmp_path: Path) -> None:
     file = write(to_torchvision(network()).state_dict(), tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth")
     model: Any = network(file)
-    assert model.recipe.norm_eps == 0.0 and model.backbone.body.stem[1].eps == 0.0
+    assert model.architecture.norm_eps == 0.0 and model.backbone.body.stem[1].eps == 0.0
 
 
 def test_a_torchvision_name_is_resolved_and_downloads_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,7 @@ def test_a_torchvision_name_is_resolved_and_downloads_only_then(monkeypatch: pyt
 
 
 def test_builder_names_reach_the_detectors_and_the_bodys_weights() -> None:
-    known = weights._named_weights(Recipe(detector="retinanet_resnet50_fpn"))
+    known = weights._named_weights(Architecture(detector="retinanet_resnet50_fpn"))
     assert str(known["COCO_V1"]) == "RetinaNet_ResNet50_FPN_Weights.COCO_V1"
     assert str(known["IMAGENET1K_V2"]) == "ResNet50_Weights.IMAGENET1K_V2"
 

@@ -21,6 +21,7 @@ from incdet.distillation.teacher import Teacher
 from incdet.evaluation.detections import detect
 from incdet.evaluation.scoring import match
 from incdet.memory.exemplars import Memory
+from incdet.memory.manifest import load_memory
 from incdet.methods.base import METHODS, Replay
 from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
@@ -47,7 +48,7 @@ class Scenery:
         self.config, self.folder = config, folder
         self.view: StepView = step_view(source.train, self.protocol, 2)
         self.before: IncrementalRetinaNet = checkpoint.load(finished.root / "base" / "step_1").model
-        self.memory = Memory.load(finished.root / "base" / "memory" / "step_1.json")
+        self.memory = load_memory(finished.root / "base" / "memory" / "step_1.json")
         self.log = RunLog(folder)
         self.journal_file = folder / "log.jsonl"
         self.engine = Engine(config.engine, self.log)

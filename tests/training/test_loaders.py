@@ -19,13 +19,13 @@ from rich.console import Console
 from incdet.app.progress import Display
 from incdet.app.run import prepare_data
 from incdet.config import Augment, Config, Schedule
+from incdet.config.architecture import Architecture
 from incdet.data.augment import build_pipeline
 from incdet.data.dataset import DetectionDataset
 from incdet.data.gpu_images import GpuImages, GpuLoader
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.data.shapes import CLASSES
-from incdet.network.architecture import Recipe
 from incdet.training import loaders as module
 from incdet.training.engine import Engine
 from incdet.training.loaders import geometry_of, gpu_refusal, training_batches
@@ -158,7 +158,7 @@ def test_a_cache_that_is_too_small_is_told_once_and_harmless(
 def test_images_are_resized_early_where_their_size_is_known(
     changes: dict[str, Any], augment: dict[str, Any], geometry: Geometry | None
 ) -> None:
-    recipe = Recipe(**{"backbone": "tiny", "min_size": (48,), "max_size": 64, **changes})
+    recipe = Architecture(**{"backbone": "tiny", "min_size": (48,), "max_size": 64, **changes})
     assert geometry_of(recipe, Augment(**augment)) == geometry
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,16 +30,16 @@ def settings(**sections: Any) -> Config:
     ],
 )
 def test_the_cache_is_used_where_it_is_exact_and_pays(changes: dict[str, Any], draws: int, reason: str | None) -> None:
-    recipe = network().recipe
+    recipe = network().architecture
     found = obstacle(ASKED, recipe, settings(**changes), draws, 200)
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 
 def test_sizes_that_are_drawn_and_ears_for_everything_need_the_teacher_itself() -> None:
-    recipe, config = network().recipe, settings()
-    several = replace(recipe, min_size=(40, 48))
+    recipe, config = network().architecture, settings()
+    several = recipe.changed(min_size=(40, 48))
     assert "several values" in str(obstacle(ASKED, several, config, 999, 100))
-    assert obstacle(ASKED, replace(several, fixed_size=(48, 48)), config, 999, 100) is None
-    assert obstacle(ASKED, replace(several, skip_resize=True), config, 999, 100) is None
+    assert obstacle(ASKED, several.changed(fixed_size=(48, 48)), config, 999, 100) is None
+    assert obstacle(ASKED, several.changed(skip_resize=True), config, 999, 100) is None
     everything = Request(METHODS["lwf"].selections)
     assert "every anchor" in str(obstacle(everything, recipe, config, 999, 100))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Equality, Options, Row, measure
 from benchmarks.training import RATE, HostBatch, OurStep, Size, make_batch
+from incdet.config.architecture import Architecture
 from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
@@ -33,7 +34,6 @@ from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.pseudo_labels import Thresholds
 from incdet.distillation.teacher import OnlineProvider, Teacher
 from incdet.methods.base import METHODS
-from incdet.network.architecture import Recipe
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
 from incdet.training.increment import MethodCriterion
@@ -84,11 +84,11 @@ def rows(options: Options) -> Iterator[Row]:
 def make_scene(size: Size, channels: int, folder: Path) -> LossInputs:
     """Random pictures in ``folder`` with objects of the new classes, and a teacher that finds something in them."""
     torch.manual_seed(0)
-    recipe = Recipe(
+    architecture = Architecture(
         backbone=size.backbone, channels=channels, norm_module="frozen", min_size=(size.pixels,), max_size=size.pixels
     )
     names = [f"class {number}" for number in range(OLD + NEW)]
-    before = IncrementalRetinaNet(recipe, Vocabulary((tuple(names[:OLD]),)))
+    before = IncrementalRetinaNet(architecture, Vocabulary((tuple(names[:OLD]),)))
     before.freeze_stages(2)  # as with pretrained weights
     before.freeze_norm()
     given = make_batch(size._replace(classes=NEW))
@@ -125,7 +125,7 @@ def _sharpen(model: IncrementalRetinaNet, batch: HostBatch) -> None:
 
 def make_criteria(scene: LossInputs, device: str) -> tuple[MethodCriterion, MethodCriterion, MethodCriterion]:
     """Lessons with the teacher online, with its responses cached, and without a teacher."""
-    method, kind = METHODS["incdet"], scene.before.recipe.box_loss
+    method, kind = METHODS["incdet"], scene.before.architecture.box_loss
     teacher = Teacher(scene.before).to(device)
     thresholds = Thresholds(torch.full((OLD,), 0.3), torch.full((OLD,), 0.15)).to(device)
     criterion = MethodCriterion(method, kind, teacher, thresholds)
@@ -134,7 +134,7 @@ def make_criteria(scene: LossInputs, device: str) -> tuple[MethodCriterion, Meth
     with step.accelerator.autocast():
         archive = fill(asked, step.model, scene.dataset, (False,), budget=1 << 34)
     assert archive is not None
-    cached = CachedProvider(archive, [term.name for term in method.terms], scene.before.recipe.anchors_per_cell)
+    cached = CachedProvider(archive, [term.name for term in method.terms], scene.before.architecture.anchors_per_cell)
     return (
         replace(criterion, provider=OnlineProvider(teacher, criterion.question, criterion.decide, scene.student)),
         replace(criterion, provider=cached),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Equality, Options, Row, measure
 from benchmarks.scene import make_scene
-from incdet.network.architecture import Recipe
+from incdet.config.architecture import Architecture
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import from_torchvision, to_torchvision
 from incdet.vocab import Vocabulary
@@ -63,7 +63,7 @@ def _network(options: Options, increments: list[int]) -> IncrementalRetinaNet:
     torch.manual_seed(0)
     names = iter(range(sum(increments)))
     vocab = Vocabulary(tuple(tuple(f"class {next(names)}" for _ in range(count)) for count in increments))
-    recipe = Recipe(
+    architecture = Architecture(
         backbone=size.backbone,
         channels=size.channels,
         tower_depth=size.tower_depth,
@@ -72,7 +72,7 @@ def _network(options: Options, increments: list[int]) -> IncrementalRetinaNet:
         min_size=(size.pixels,),
         max_size=size.pixels,
     )
-    return IncrementalRetinaNet(recipe, vocab).to(options.device)
+    return IncrementalRetinaNet(architecture, vocab).to(options.device)
 
 
 def _row(case: str, ours: IncrementalRetinaNet, theirs: nn.Module, options: Options, rounds: int | None = None) -> Row:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from benchmarks.harness import Equality, Options, Row, measure
+from incdet.config.architecture import Architecture
 from incdet.evaluation.detections import autocast_dtype
-from incdet.network.architecture import Recipe
 from incdet.network.bn_folding import folded_once
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
@@ -102,9 +102,9 @@ def _partners(ours: Sequence[dict[str, Tensor]], theirs: Sequence[dict[str, Tens
 def _make_pair(batch: int, options: Options) -> _Pair:
     pixels = 96 if options.quick else 512
     torch.manual_seed(0)
-    recipe = Recipe(backbone="resnet50", frozen_norm=True, min_size=(pixels,), max_size=pixels)
+    architecture = Architecture(backbone="resnet50", frozen_norm=True, min_size=(pixels,), max_size=pixels)
     if options.quick:
-        recipe = Recipe(
+        architecture = Architecture(
             backbone="tiny",
             channels=16,
             tower_depth=1,
@@ -113,7 +113,7 @@ def _make_pair(batch: int, options: Options) -> _Pair:
             max_size=pixels,
         )
     names = tuple(f"class {number}" for number in range(CLASSES))
-    model = IncrementalRetinaNet(recipe, Vocabulary((names,))).eval()
+    model = IncrementalRetinaNet(architecture, Vocabulary((names,))).eval()
     shape = (3, pixels, pixels)
     images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(batch)]
     for parameter in model.class_head.predictors.parameters():
@@ -121,7 +121,7 @@ def _make_pair(batch: int, options: Options) -> _Pair:
             nn.init.normal_(parameter, std=0.05)
     # A fresh detector finds nothing. This one finds as much as a trained one.
     logits = model.dense(model.prepare(images[:1])).logits.flatten()
-    wanted = torch.logit(torch.tensor(recipe.score_thresh)) - logits.topk(CANDIDATES).values[-1]
+    wanted = torch.logit(torch.tensor(architecture.score_thresh)) - logits.topk(CANDIDATES).values[-1]
     for parameter in model.class_head.predictors.parameters():
         if parameter.dim() == 1:
             parameter.add_(wanted)

@@ -134,7 +134,7 @@ class OurStep:
         height, width = batch.images[0].shape[-2:]
         self.canvas = (int(height), int(width)) if static else None
         schedule = Schedule(optimizer="sgd", lr=RATE, momentum=0.9, weight_decay=1e-4, clip=None)
-        criterion = criterion or MethodCriterion(PLAIN, self.model.recipe.box_loss)
+        criterion = criterion or MethodCriterion(PLAIN, self.model.architecture.box_loss)
         graph = graph_of(self.model, precision, print) if static else None
         self.iteration = TrainStep(self.accelerator, self.model, criterion, schedule, network=graph)
 

@@ -27,10 +27,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         arguments.data,
         arguments.images,
+        split=arguments.split,
         output=arguments.output,
         batch_size=arguments.batch_size,
         device=arguments.device,
     )
+    if "data" in scores:
+        print(scores["data"])
     print(score_table(scores))
     if arguments.output is not None:
         print(f"written: {arguments.output}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from incdet.app.verbs.verb import ClassWords, Verb, add_checkpoint, add_data, add_overrides
+from incdet.app.verbs.verb import ClassWords, Verb, add_checkpoint, add_data, add_overrides, add_split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="run folder; must not hold a run")
     parser.add_argument("--old-data", type=Path, metavar="PATH", help="annotations to choose old exemplars from")
     parser.add_argument("--old-images", type=Path, metavar="DIR", help="folder of their images")
+    add_split(parser, "--old-split", "--old-data")
     parser.add_argument("--test-data", type=Path, metavar="PATH", help="annotations to measure on, before and after")
     parser.add_argument("--test-images", type=Path, metavar="DIR", help="folder of their images")
+    add_split(parser, "--test-split", "--test-data")
     add_overrides(parser)
 
 
@@ -36,14 +38,17 @@ def extend(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         arguments.data,
         arguments.images,
+        split=arguments.split,
         classes=arguments.classes,
         method=arguments.method,
         output=arguments.output,
         overrides=arguments.overrides,
         old_data=arguments.old_data,
         old_images=arguments.old_images,
+        old_split=arguments.old_split,
         test_data=arguments.test_data,
         test_images=arguments.test_images,
+        test_split=arguments.test_split,
     )
     print(f"written: {folder}")
     return 0

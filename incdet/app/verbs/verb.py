@@ -65,9 +65,15 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The annotations a verb works on, and their pictures."""
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="FILE", help="COCO JSON, or a folder of VOC XML files beside images"
+        "--data", required=True, type=Path, metavar="PATH", help="COCO JSON, a VOC devkit, or a folder of XML files"
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images a COCO file names")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if they lie apart")
+    add_split(parser, "--split", "the annotations")
+
+
+def add_split(parser: argparse.ArgumentParser, option: str, what: str) -> None:
+    """Which part of annotations a verb takes."""
+    parser.add_argument(option, metavar="NAME", help=f"split of {what}, such as train, val, 2007_test [as needed]")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, what: str = "folder of one step") -> None:

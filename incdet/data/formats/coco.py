@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from incdet.data.formats.checks import check_coco, errors_of, is_official_coco, judge_box, load_json
+from incdet.data.formats.coco_checks import COVERED, NEGATIVE, PARTIAL, CocoContent, CocoImage
+from incdet.data.formats.coco_layout import CocoPart
+from incdet.data.formats.jsonfile import load_json
+from incdet.data.formats.values import LARGEST_ID
 from incdet.data.records import LabelledSet, Record
-from incdet.errors import InputError
+from incdet.errors import Finding, InputError, errors_of
 from incdet.files import write_json
 
 
 def read_coco(annotations: Path, images: Path, *, keep_empty: bool = True) -> LabelledSet:
     """The records of a COCO file; every image is covered for all its categories unless it says otherwise.
 
-    ``iscrowd``, ``difficult`` and ``ignore`` make an object ignored. Boxes that leave the image by at most two pixels
-    are clipped with a warning.
+    It says so by ``covered_category_ids``, or as LVIS does. ``iscrowd``, ``difficult`` and ``ignore`` make an object
+    ignored. Boxes that leave the image by at most two pixels are clipped with a warning.
 
     Args:
         annotations: The JSON file.
@@ -29,24 +32,28 @@ def read_coco(annotations: Path, images: Path, *, keep_empty: bool = True) -> La
     Raises:
         InputError: With every fault of the file, not only the first.
     """
-    annotations, images = Path(annotations), Path(images)
-    content = load_json(annotations)
-    findings = check_coco(annotations, images, content)
-    errors = errors_of(findings)
-    if errors:
-        raise InputError(errors)
-    categories = {entry["id"]: entry["name"] for entry in sorted(content["categories"], key=lambda entry: entry["id"])}
-    grouped: dict[int, list[dict[str, Any]]] = {}
-    for entry in content["annotations"]:
-        grouped.setdefault(entry["image_id"], []).append(entry)
-    records = tuple(
-        _record(entry, grouped.get(entry["id"], []), categories, images, is_official_coco(content))
-        for entry in content["images"]
-    )
-    result = LabelledSet(
-        records, tuple(categories.values()), {name: number for number, name in categories.items()}, tuple(findings)
-    )
+    result = read_part(CocoPart(Path(annotations), Path(images)))
     return result if keep_empty else result.without_empty()
+
+
+def read_part(part: CocoPart) -> LabelledSet:
+    """The records of a COCO file whose pictures may still have to be found, see ``read_coco``."""
+    content = load_json(part.file)
+    found = CocoContent(part.file, part.folder(content), content)
+    if errors := errors_of(found.findings):
+        raise InputError(errors)
+    every, ids = frozenset(found.names.values()), _image_ids(list(found.images))
+    records, partial = [], 0
+    for number, image in zip(ids, found.images.values(), strict=True):
+        coverage = _coverage(image, found.names, every)
+        partial += _drop_partial(image, coverage)
+        records.append(_record(image, number, coverage))
+    source_ids = {
+        name: number if isinstance(number, int) else position
+        for position, (number, name) in enumerate(found.names.items(), start=1)
+    }
+    warnings = (*found.findings, *_partial_warning(part.file, partial))
+    return LabelledSet(tuple(records), tuple(found.names.values()), source_ids, warnings)
 
 
 def write_coco(
@@ -60,7 +67,8 @@ def write_coco(
 ) -> None:
     """Write records so that ``read_coco(path, images)`` returns them unchanged.
 
-    An image that does not cover all of ``names`` carries the extra key ``covered_category_ids``.
+    An image that does not cover all of ``names`` carries the extra key ``covered_category_ids`` and the two of LVIS.
+    Images keep their source ids where these differ from one another.
 
     Args:
         records: Their names must be among ``names``.
@@ -78,22 +86,26 @@ def write_coco(
         "annotations": [],
         "categories": [{"id": source_ids[name], "name": name} for name in names],
     }
-    for record in records:
+    source = [record.source_id for record in records]
+    ids = source if len({*map(str, source)}) == len(source) else [record.image_id for record in records]
+    for row, record in enumerate(records):
         entry: dict[str, Any] = {
-            "id": record.image_id,
-            "file_name": os.path.relpath(record.image, root),
+            "id": ids[row],
+            "file_name": _relative(record.image, root),
             "width": record.width,
             "height": record.height,
         }
         if record.coverage != frozenset(names):
-            entry["covered_category_ids"] = sorted(source_ids[name] for name in record.coverage)
+            entry[COVERED] = sorted(source_ids[name] for name in record.coverage)
+            entry[NEGATIVE] = sorted(source_ids[name] for name in record.coverage - {*record.names})
+            entry[PARTIAL] = []
         content["images"].append(entry)
         for box, name, ignore in zip(record.boxes.tolist(), record.names, record.ignore.tolist(), strict=True):
             x1, y1, x2, y2 = box
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
-                    "image_id": record.image_id,
+                    "image_id": ids[row],
                     "category_id": source_ids[name],
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": (x2 - x1) * (y2 - y1),
@@ -103,26 +115,61 @@ def write_coco(
     write_json(path, content, indent=None)
 
 
-def _record(
-    entry: dict[str, Any], annotations: list[dict[str, Any]], categories: dict[int, str], images: Path, drop_empty: bool
-) -> Record:
-    width, height = entry["width"], entry["height"]
-    boxes, names, ignore = [], [], []
-    for annotation in annotations:
-        x, y, w, h = annotation["bbox"]
-        if drop_empty and min(w, h) == 0:
-            continue
-        boxes.append(judge_box(x, y, x + w, y + h, width, height).corners)
-        names.append(categories[annotation["category_id"]])
-        ignore.append(any(annotation.get(key) for key in ("iscrowd", "difficult", "ignore")))
-    covered = entry.get("covered_category_ids", categories)
+def _image_ids(source_ids: Sequence[Hashable]) -> Sequence[int]:
+    """The source's own numbers where every program can hold them, else 1, 2, ..."""
+    own = [number for number in source_ids if isinstance(number, int) and 0 <= number < LARGEST_ID]
+    return own if len(own) == len(source_ids) else range(1, len(source_ids) + 1)
+
+
+def _coverage(image: CocoImage, names: Mapping[Hashable, str], every: frozenset[str]) -> frozenset[str]:
+    """What is annotated exhaustively in an image: what its entry says, else every category.
+
+    LVIS annotates an image for the categories that it shows, but for those it calls not exhaustive, and for some that
+    it calls negative, which are absent (Gupta et al. 2019, section 3).
+    """
+    entry = image.entry
+    if COVERED in entry:
+        return frozenset(names[number] for number in entry[COVERED])
+    if NEGATIVE not in entry and PARTIAL not in entry:
+        return every
+    negative, partial = ({names[number] for number in entry.get(key, [])} for key in (NEGATIVE, PARTIAL))
+    return frozenset(negative.union(image.names) - partial)
+
+
+def _drop_partial(image: CocoImage, coverage: frozenset[str]) -> int:
+    """Takes the boxes of categories away that LVIS calls not exhaustive there; how many they were."""
+    if PARTIAL not in image.entry or COVERED in image.entry:
+        return 0
+    rows = [row for row, name in enumerate(image.names) if name in coverage]
+    dropped = len(image.names) - len(rows)
+    image.boxes, image.ignore = [image.boxes[row] for row in rows], [image.ignore[row] for row in rows]
+    image.names = [image.names[row] for row in rows]
+    return dropped
+
+
+def _partial_warning(file: Path, count: int) -> list[Finding]:
+    if not count:
+        return []
+    problem = f"{count} boxes of categories that are not annotated exhaustively in their image were left out"
+    return [Finding(str(file), PARTIAL, problem, "nothing: the category is unlabelled in that image", "warning")]
+
+
+def _record(image: CocoImage, number: int, coverage: frozenset[str]) -> Record:
     return Record(
-        images / entry["file_name"],
-        entry["id"],
-        width,
-        height,
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        tuple(names),
-        np.array(ignore, dtype=np.bool_),
-        frozenset(categories[number] for number in covered),
+        image.path,
+        number,
+        *image.size,
+        np.array(image.boxes, dtype=np.float32).reshape(-1, 4),
+        tuple(image.names),
+        np.array(image.ignore, dtype=np.bool_),
+        coverage,
+        image.source_id,
     )
+
+
+def _relative(picture: Path, root: Path) -> str:
+    """The picture's path from ``root`` with slashes, which every system reads."""
+    try:
+        return Path(os.path.relpath(picture, root)).as_posix()
+    except ValueError:  # on another drive
+        return picture.resolve().as_posix()

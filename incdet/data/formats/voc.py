@@ -1,23 +1,20 @@
-"""Pascal VOC XML: the devkit's layout and plain folders of XML beside images; read after write is the identity.
-
-VOC counts pixels from 1 and its corners belong to the box: (xmin, ymin, xmax, ymax) is (xmin - 1, ymin - 1, xmax, ymax)
-in the pixel edges of a record, and a devkit box can never leave its image.
-"""
+"""Pascal VOC XML: the devkit's layout and folders of XML files; read after write is the identity."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 
-from incdet.data.formats.checks import IMAGE_SUFFIXES, clipped_warning, errors_of, judge_box
+from incdet.data.formats.boxes import clipped_warning
+from incdet.data.formats.splits import choose_split
+from incdet.data.formats.values import LARGEST_ID
+from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts, pictures_of, xml_files
+from incdet.data.formats.voc_xml import EDGES, VocFile, class_names, parse_voc
 from incdet.data.records import LabelledSet, Record
-from incdet.errors import Finding, InputError, suggest
+from incdet.errors import Finding, InputError, errors_of, suggest
 from incdet.files import replacing, write_text
 
 VOC_CLASSES = (
@@ -42,26 +39,6 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-_NAME = re.compile(r"<object>\s*(?:<(?!name)[^>]*>[^<]*</[^>]*>\s*)*<name>([^<]*)</name>")
-
-
-@dataclass
-class _Parsed:
-    """One XML file, findings instead of exceptions."""
-
-    xml: Path
-    image: Path
-    image_id: int | None = None
-    size: tuple[int, int] = (0, 0)
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    ignore: list[bool] = field(default_factory=list)
-    covered: frozenset[str] | None = None
-    clipped: list[tuple[str, float]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    def report(self, item: str, problem: str, fix: str, severity: str = "error") -> None:
-        self.findings.append(Finding(str(self.xml), item, problem, fix, severity))
 
 
 def read_voc(
@@ -91,26 +68,38 @@ def read_voc(
         InputError: With every fault of all files, not only the first.
     """
     root = Path(root)
-    home = _devkit(root, year)
-    if home is not None:
-        pairs, sources = _devkit_files(home, split), home / "Annotations"
-    else:
-        folder = root / split if (root / split).is_dir() else root
-        pairs, sources = _plain_files(folder, root), root
-    parsed = [_parse(xml, image) for xml, image in pairs]
-    if classes is None:
-        found = {name for one in parsed for name in one.names}
-        classes = VOC_CLASSES if home is not None and found <= set(VOC_CLASSES) else _all_names(sources)
-    findings = [finding for one in parsed for finding in one.findings] + _unknown_names(parsed, classes)
-    errors = errors_of(findings)
+    parts = _parts(root, year)
+    name = "" if split not in parts and "" in parts else choose_split([*parts], split, "train", root)
+    result = read_parts(parts, [name], classes=classes)
+    return result if keep_empty else result.without_empty()
+
+
+def read_parts(
+    parts: Mapping[str, VocPart], chosen: Sequence[str], *, classes: Sequence[str] | None = None
+) -> LabelledSet:
+    """The records of the ``chosen`` ones of ``parts``; the class list is that of all of them, see ``read_voc``.
+
+    Raises:
+        InputError: With every fault of all files.
+    """
+    files: dict[Path, VocFile] = {}
+    findings: list[Finding] = []
+    for name in chosen:
+        listed, warnings = parts[name].files()
+        pictures = pictures_of(parts[name])
+        files |= {xml: parse_voc(xml, pictures) for xml in listed if xml not in files}
+        findings += warnings
+    parsed = list(files.values())
+    findings += [finding for one in parsed for finding in one.findings]
+    names = tuple(classes) if classes is not None else _class_list(parts, files)
+    errors = errors_of([*findings, *_unknown_names(parsed, names)])
     if errors:
         raise InputError(errors)
-    ids = _image_ids(parsed)
-    records = tuple(_record(one, number, frozenset(classes)) for one, number in zip(parsed, ids, strict=True))
-    warnings = findings + clipped_warning(pairs[0][0].parent, [entry for one in parsed for entry in one.clipped])
-    source_ids = {name: number for number, name in enumerate(classes, start=1)}
-    result = LabelledSet(records, tuple(classes), source_ids, tuple(warnings))
-    return result if keep_empty else result.without_empty()
+    where = parts[chosen[0]].folder
+    findings += clipped_warning(where, [entry for one in parsed for entry in one.clipped])
+    ids, every = _image_ids(parsed), frozenset(names)
+    records = tuple(_record(one, number, every) for one, number in zip(parsed, ids, strict=True))
+    return LabelledSet(records, names, {name: number for number, name in enumerate(names, start=1)}, tuple(findings))
 
 
 def write_voc(records: Sequence[Record], home: Path, split: str, names: Sequence[str]) -> None:
@@ -123,7 +112,7 @@ def write_voc(records: Sequence[Record], home: Path, split: str, names: Sequence
     annotations, sets = home / "Annotations", home / "ImageSets" / "Main"
     for record in records:
         tree = ElementTree.Element("annotation")
-        for key, value in (("folder", home.name), ("filename", record.image.name), ("image_id", str(record.image_id))):
+        for key, value in (("folder", home.name), ("filename", record.image.name), ("image_id", str(record.source_id))):
             ElementTree.SubElement(tree, key).text = value
         size = ElementTree.SubElement(tree, "size")
         for key, number in (("width", record.width), ("height", record.height), ("depth", 3)):
@@ -147,144 +136,42 @@ def _write_object(tree: ElementTree.Element, name: str, box: list[float], ignore
     ElementTree.SubElement(entry, "difficult").text = str(int(ignore))
     corners = ElementTree.SubElement(entry, "bndbox")
     # float64 holds a float32 plus one exactly, so reading subtracts the same one again.
-    for key, value in zip(("xmin", "ymin", "xmax", "ymax"), (box[0] + 1, box[1] + 1, box[2], box[3]), strict=True):
+    for key, value in zip(EDGES, (box[0] + 1, box[1] + 1, box[2], box[3]), strict=True):
         ElementTree.SubElement(corners, key).text = str(int(value)) if value == int(value) else repr(value)
 
 
-def _devkit(root: Path, year: str | None) -> Path | None:
-    """The ``VOC<year>`` folder in or under ``root``; None if ``root`` is no devkit."""
+def _parts(root: Path, year: str | None) -> dict[str, VocPart]:
+    """The splits of ``root``, those of ``year`` alone without it in their names."""
     if not root.is_dir():
         raise InputError(Finding(str(root), "folder", "does not exist", "give the folder that holds VOCdevkit"))
-    if (root / "ImageSets" / "Main").is_dir():
-        return root
-    bases = [base for base in (root, root / "VOCdevkit") if base.is_dir()]
-    homes = {
-        path.name[3:]: path
-        for base in bases
-        for path in sorted(base.glob("VOC*"))
-        if (path / "ImageSets" / "Main").is_dir()
-    }
-    if year is None and len(homes) < 2:
-        return next(iter(homes.values()), None)
-    if year is None or year not in homes:
-        problem = f"has several years: {', '.join(homes)}" if year is None else f"has no VOC{year} with ImageSets/Main"
-        raise InputError(
-            Finding(
-                str(root),
-                "devkit",
-                problem,
-                "name one of its years, for example 2007_trainval"
-                if homes
-                else "unpack the devkit here, or give the folder that holds VOCdevkit",
-            )
-        )
-    return homes[year]
+    parts = devkit_parts(root)
+    if not parts:
+        parts = folder_parts(root)
+        if not parts:
+            inside = [path.name for path in root.iterdir() if path.is_dir()]
+            fix = f"name the sub-folder as the split; {suggest(root.name, inside)}"
+            raise InputError(Finding(str(root), "folder", "holds neither a VOC devkit nor XML files", fix))
+        return parts
+    years = {name: part.folder.parent.name[3:] for name, part in parts.items()}
+    if year is None and len(set(years.values())) == 1:
+        year = next(iter(years.values()))
+    if year is None or year not in years.values():
+        known = ", ".join(sorted(set(years.values())))
+        problem = f"has several years: {known}" if year is None else f"has no VOC{year} with ImageSets/Main"
+        raise InputError(Finding(str(root), "devkit", problem, "name one of its years, for example 2007_trainval"))
+    return {name.removeprefix(f"{year}_"): part for name, part in parts.items() if years[name] == year}
 
 
-def _devkit_files(home: Path, split: str) -> list[tuple[Path, Path]]:
-    sets = home / "ImageSets" / "Main"
-    path = sets / f"{split}.txt"
-    if not path.is_file():
-        known = (text.stem for text in sets.glob("*.txt"))
-        raise InputError(Finding(str(path), "split", "does not exist", suggest(split, known)))
-    stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not stems:
-        raise InputError(Finding(str(path), "split", "names no image", "list one image a line"))
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
-    if twice:
-        raise InputError([Finding(str(path), f"image {stem}", "is listed twice", "list it once") for stem in twice])
-    pictures = {p.stem: p for p in sorted((home / "JPEGImages").glob("*")) if p.suffix in IMAGE_SUFFIXES}
-    return [
-        (home / "Annotations" / f"{stem}.xml", pictures.get(stem, home / "JPEGImages" / f"{stem}.jpg"))
-        for stem in stems
-    ]
+def _class_list(parts: Mapping[str, VocPart], read: Mapping[Path, VocFile]) -> tuple[str, ...]:
+    """The twenty of VOC if a devkit names no other, else all names in the files of all splits, sorted."""
+    found = {name for one in read.values() for name in one.names if name}
+    if found <= set(VOC_CLASSES) and all(part.listed is not None for part in parts.values()):
+        return VOC_CLASSES
+    others = {xml for part in parts.values() for xml in xml_files(part.folder)} - read.keys()
+    return tuple(sorted(found.union(*(class_names(xml) for xml in others))))
 
 
-def _plain_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
-    pictures = {p.name: p for p in sorted(folder.iterdir()) if p.suffix in IMAGE_SUFFIXES}
-    by_stem = {p.stem: p for p in pictures.values()}
-    pairs = []
-    for xml in sorted(folder.glob("*.xml")):
-        named = re.search(r"<filename>([^<]*)</filename>", xml.read_text(encoding="utf-8", errors="replace"))
-        wanted = named[1].strip() if named else f"{xml.stem}.jpg"
-        # The picture beside the file wins: many tools leave the name of an earlier copy in <filename>.
-        pairs.append((xml, by_stem.get(xml.stem) or pictures.get(wanted) or folder / (wanted or f"{xml.stem}.jpg")))
-    if not pairs:
-        inside = [path.name for path in root.iterdir() if path.is_dir()]
-        raise InputError(
-            Finding(
-                str(folder),
-                "folder",
-                "holds neither a VOC devkit nor XML files",
-                f"name the sub-folder as the split; {suggest(folder.name, inside)}",
-            )
-        )
-    return pairs
-
-
-def _parse(xml: Path, image: Path) -> _Parsed:
-    one = _Parsed(xml, image)
-    if not image.is_file():
-        one.report("picture", f"{image} does not exist", "restore the picture or take it off the list")
-    if not xml.is_file():
-        one.report("file", "does not exist", "restore the annotation or take the image off the list")
-        return one
-    try:
-        tree = ElementTree.parse(xml).getroot()
-    except ElementTree.ParseError as error:
-        cut = not xml.read_text(encoding="utf-8", errors="replace").rstrip().endswith("</annotation>")
-        one.report(f"line {error.position[0]}", "is cut off" if cut else f"is not XML: {error}", "copy the file again")
-        return one
-    one.size = _size(tree, one)
-    identity = tree.findtext("image_id", "").strip()
-    one.image_id = int(identity) if identity.isdigit() else None
-    covered = tree.find("covered")
-    if covered is not None:
-        one.covered = frozenset((entry.text or "").strip() for entry in covered.findall("name"))
-    for position, entry in enumerate(tree.findall("object"), start=1):
-        _parse_object(one, entry, position)
-    return one
-
-
-def _parse_object(one: _Parsed, entry: ElementTree.Element, position: int) -> None:
-    name = entry.findtext("name", "").strip()
-    item = f"object {position}" + (f" ({name})" if name else "")
-    if not name:
-        one.report(item, "has no name", "name its class")
-    corners = entry.find("bndbox")
-    texts = [None if corners is None else corners.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")]
-    try:
-        xmin, ymin, xmax, ymax = (float(text) if text is not None else float("nan") for text in texts)
-    except ValueError:
-        xmin = ymin = xmax = ymax = float("nan")
-    if not all(one.size):
-        return
-    verdict = judge_box(xmin - 1, ymin - 1, xmax, ymax, *one.size)
-    if verdict.corners is None:
-        shown = ", ".join(str(text) for text in texts)
-        one.report(item, f"its box (xmin, ymin, xmax, ymax) = ({shown}) {verdict.problem}", verdict.fix)
-        return
-    if verdict.excess:
-        one.clipped.append((f"{one.xml.name} {item}", verdict.excess))
-    one.boxes.append(verdict.corners)
-    one.names.append(name)
-    one.ignore.append(entry.findtext("difficult", "0").strip().lower() in ("1", "true"))
-
-
-def _size(tree: ElementTree.Element, one: _Parsed) -> tuple[int, int]:
-    """Width and height; from the picture where the file does not state them, (0, 0) if that fails too."""
-    texts = [tree.findtext(f"size/{key}", "").strip() for key in ("width", "height")]
-    if all(text.isdigit() and int(text) > 0 for text in texts):
-        return int(texts[0]), int(texts[1])
-    picture = cv2.imread(str(one.image)) if one.image.is_file() else None
-    if picture is None:
-        one.report("size", f"is {texts[0] or 'missing'} x {texts[1] or 'missing'}", "write width and height in pixels")
-        return 0, 0
-    one.report("size", "is not stated; taken from the picture", "nothing, or write it", "warning")
-    return picture.shape[1], picture.shape[0]
-
-
-def _unknown_names(parsed: Sequence[_Parsed], classes: Sequence[str]) -> list[Finding]:
+def _unknown_names(parsed: Sequence[VocFile], classes: Sequence[str]) -> list[Finding]:
     known = frozenset(classes)
     return [
         Finding(str(one.xml), f"class {name!r}", "has a label without a category", suggest(name, classes))
@@ -294,33 +181,26 @@ def _unknown_names(parsed: Sequence[_Parsed], classes: Sequence[str]) -> list[Fi
     ]
 
 
-def _all_names(folder: Path) -> list[str]:
-    """The class names in the XML files of a folder and its sub-folders, sorted."""
-    files = [*folder.glob("*.xml"), *folder.glob("*/*.xml")]
-    texts = (path.read_text(encoding="utf-8", errors="replace") for path in files)
-    names = {name.strip() for text in texts for name in _NAME.findall(text)}
-    return sorted(name for name in names if name)
-
-
-def _image_ids(parsed: Sequence[_Parsed]) -> list[int]:
-    stated = [one.image_id for one in parsed if one.image_id is not None]
-    if len(set(stated)) == len(parsed):
-        return stated
+def _image_ids(parsed: Sequence[VocFile]) -> list[int]:
+    stated = [one.source_id for one in parsed]
+    whole = [number for number in stated if isinstance(number, int) and number < LARGEST_ID]
+    if len(set(whole)) == len(parsed):
+        return whole
     stems = [one.image.stem.replace("_", "") for one in parsed]
     # 000005 and 2007_000027 stay recognisable and never meet, so VOC 2007 and 2012 can be merged.
-    if all(stem.isdigit() and len(stem) < 16 for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+    if all(stem.isdecimal() and len(stem) < 16 for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
         return [int(stem) for stem in stems]
     return list(range(1, len(parsed) + 1))
 
 
-def _record(one: _Parsed, image_id: int, coverage: frozenset[str]) -> Record:
+def _record(one: VocFile, image_id: int, every: frozenset[str]) -> Record:
     return Record(
         one.image,
         image_id,
-        one.size[0],
-        one.size[1],
+        *one.size,
         np.array(one.boxes, dtype=np.float32).reshape(-1, 4),
         tuple(one.names),
         np.array(one.ignore, dtype=np.bool_),
-        coverage if one.covered is None else one.covered,
+        every if one.covered is None else one.covered,
+        image_id if one.source_id is None else one.source_id,
     )

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from incdet.data.formats.checks import TOLERANCE, check_coco, judge_box
+from incdet.data.formats.boxes import TOLERANCE, judge_box
 from incdet.data.formats.coco import read_coco
+from incdet.data.formats.coco_checks import check_coco
 from incdet.errors import InputError
 
 Edit = Callable[[dict[str, Any]], object]

@@ -309,12 +309,14 @@ def test_voc_splits_and_years_that_are_not_there(tmp_path: Path, year: str, spli
         read_voc(tmp_path, year, split)
 
 
-def test_voc_lists_may_not_repeat_or_be_empty(tmp_path: Path) -> None:
-    home = devkit(tmp_path, {"000005": xml()})
+def test_voc_lists_may_repeat_but_not_be_empty(tmp_path: Path) -> None:
+    home = devkit(tmp_path, {"000005": xml(), "000006": xml()})
     listed = home / "ImageSets" / "Main" / "trainval.txt"
-    listed.write_text("000005\n000005\n")
-    with pytest.raises(InputError, match="listed twice"):
-        read_voc(tmp_path, None, "trainval")
+    listed.write_text("000006\n000005\n000006\n000005\n")
+    found = read_voc(tmp_path, None, "trainval")
+    assert [record.image.stem for record in found.records] == ["000006", "000005"]
+    (warning,) = found.warnings
+    assert warning.item == "image 000006" and "listed twice (1 more" in warning.problem
     listed.write_text("\n")
     with pytest.raises(InputError, match="names no image"):
         read_voc(tmp_path, None, "trainval")

@@ -1,0 +1,119 @@
+"""The one door for annotations: whatever format they have, every verb opens them here and says what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from incdet.data.formats import coco, voc
+from incdet.data.formats.coco_layout import coco_parts
+from incdet.data.formats.splits import Purpose, apart, choose_split
+from incdet.data.formats.textfile import neighbours
+from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts
+from incdet.data.records import LabelledSet
+from incdet.errors import Finding, InputError
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Annotations that were recognised but not read.
+
+    Attributes:
+        path: The file or folder that was given.
+        format: What they are, for people.
+        splits: Their splits; "" for data without any.
+    """
+
+    path: Path
+    format: str
+    splits: tuple[str, ...]
+    _read: Callable[[str], LabelledSet]
+
+    def read(self, split: str) -> LabelledSet:
+        """The records of one of the splits.
+
+        Raises:
+            InputError: With every fault of its files.
+        """
+        data = self._read(split)
+        others = (
+            f" (of {', '.join(name or 'the folder itself' for name in self.splits)})" if len(self.splits) > 1 else ""
+        )
+        return replace(data, origin=f"{self.path}: {self.format}" + (f", split {split}{others}" if split else ""))
+
+
+def open_annotations(
+    path: Path, images: Path | None = None, split: str | None = None, *, purpose: Purpose = "train"
+) -> LabelledSet:
+    """The records of annotations in any of the known formats; ``describe()`` of them says what was read.
+
+    A verb opens its training data by ``open_annotations(data, images, split)`` and everything it measures on with
+    ``purpose="test"``, which never takes a training split by itself; it prints ``describe()`` and the warnings.
+
+    Args:
+        path: A COCO file; a folder of COCO files; a VOC devkit; a folder of XML files; or a folder of such folders,
+            one a split.
+        images: The folder of the pictures, where they do not lie beside their annotations.
+        split: Which split to read; None takes the one for ``purpose``.
+        purpose: What the records are for.
+
+    Raises:
+        InputError: Everything that is wrong, all of it at once.
+    """
+    found = recognise(path, images)
+    return found.read(choose_split(found.splits, split, purpose, found.path))
+
+
+def open_splits(path: Path, images: Path | None = None, split: str | None = None) -> list[LabelledSet]:
+    """Every split of the annotations, or the named one, each image in one of them: what a check goes through."""
+    found = recognise(path, images)
+    names = apart(found.splits) if split is None else [choose_split(found.splits, split, "train", found.path)]
+    return [found.read(name) for name in names]
+
+
+def recognise(path: Path, images: Path | None = None) -> Annotations:
+    """What kind of annotations ``path`` holds, and which splits.
+
+    Raises:
+        InputError: It does not exist, or holds nothing that is known.
+    """
+    path = Path(path)
+    images = None if images is None else Path(images)
+    for name, find in _FORMATS.items():
+        if found := find(path, images):
+            return Annotations(path, name, tuple(found), lambda split: found[split]())
+    if not path.exists():
+        raise InputError(Finding(str(path), "file", "does not exist", f"give the annotations; {neighbours(path)}"))
+    fix = "give a COCO file, or a folder of COCO or VOC XML files"
+    raise InputError(Finding(str(path), "folder" if path.is_dir() else "file", "holds no annotations", fix))
+
+
+Readers = Mapping[str, Callable[[], LabelledSet]]
+
+
+def _coco(path: Path, images: Path | None) -> Readers:
+    return {name: _later(coco.read_part, part) for name, part in coco_parts(path, images).items()}
+
+
+def _devkit(path: Path, images: Path | None) -> Readers:
+    return _voc(devkit_parts(path, images) if path.is_dir() else {})
+
+
+def _xml_folder(path: Path, images: Path | None) -> Readers:
+    return _voc(folder_parts(path, images) if path.is_dir() else {})
+
+
+def _voc(parts: Mapping[str, VocPart]) -> Readers:
+    return {name: _later(voc.read_parts, parts, [name]) for name in parts}
+
+
+def _later(read: Callable[..., LabelledSet], *arguments: object) -> Callable[[], LabelledSet]:
+    return lambda: read(*arguments)
+
+
+_FORMATS: dict[str, Callable[[Path, Path | None], Readers]] = {
+    "VOC devkit": _devkit,
+    "COCO JSON": _coco,
+    "VOC XML": _xml_folder,
+}
