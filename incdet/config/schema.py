@@ -119,7 +119,7 @@ class Protocol(Section):
     images: Literal["overlap", "partition", "all"] = "overlap"
     """An image belongs to every step that has one of its classes (`overlap`), to one step (`partition`), or to all."""
     old_labels: Literal["hide", "use", "keep"] = "hide"
-    """Labels of earlier classes in a step's images: hidden as in papers, used, or used and images of them alone kept."""
+    """Labels of earlier classes in a step's images: hidden as in papers, used, or used with images of them alone."""
 
     @field_validator("order")
     @classmethod
