@@ -86,13 +86,15 @@ def extend(
     refuse_other_run(config, resume=False)
     loaded = checkpoint.load(path)
     own = read_annotations(data, images, split)
-    names = new_classes(loaded.model.vocab, own, classes, data)
+    names, refreshed = new_classes(loaded.model.vocab, own, classes, data)
+    own = replace(own, records=tuple(record.restrict((*names, *refreshed)) for record in own.records))
     step = len(loaded.model.vocab.steps) + 1
     protocol = Protocol(
         "+".join(str(len(part)) for part in (*loaded.model.vocab.steps, names)),
         "as taught",
         (*loaded.model.vocab.steps, names),
         "overlap",
+        config.protocol.old_labels if config.protocol.old_labels != "hide" else "use",
     )
     test = _read_or_none(test_data, test_images, test_split, "test")
     source = Source(
@@ -135,26 +137,28 @@ def _read_or_none(data: Path | None, images: Path | None, split: str | None, pur
     return None if data is None else read_annotations(data, images, split, purpose=purpose)
 
 
-def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path) -> tuple[str, ...]:
-    """The classes to learn, checked against those the detector knows and those the file has.
+def new_classes(
+    vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The classes to learn, and those that the detector knows and whose labels refresh it.
 
     Raises:
-        InputError: A class is already known, or the file lacks it or any object of it.
+        InputError: The file lacks a class or any object of it, or has no class that is new.
     """
     wanted = chosen_classes(classes, own.names) if classes else own.names
-    fresh = [name for name in own.names if name not in vocab]
+    fresh = tuple(name for name in wanted if name not in vocab)
     findings = []
     for name in wanted:
         if name not in own.names:
             findings.append(Finding(str(file), f"class {name!r}", "is not in the file", suggest(name, own.names)))
-        elif name in vocab:
-            fix = f"name the new ones: --classes {' '.join(repr(one) for one in fresh)}" if fresh else "rename it"
-            findings.append(Finding(str(file), f"class {name!r}", "is already known to the checkpoint", fix))
-        elif not any(record.counts([name]) for record in own.records):
+        elif name not in vocab and not any(record.counts([name]) for record in own.records):
             findings.append(Finding(str(file), f"class {name!r}", "has no object", "annotate some, or leave it out"))
+    if not findings and not fresh:
+        fix = "annotate a class that it does not know, or rename the one that is meant"
+        findings.append(Finding(str(file), "classes", "are all known to the checkpoint", fix))
     if findings:
         raise InputError(findings)
-    return wanted
+    return fresh, tuple(name for name in wanted if name in vocab)
 
 
 def chosen_classes(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
