@@ -73,7 +73,7 @@ def sure_network(*steps: tuple[str, ...]) -> IncrementalRetinaNet:
     with torch.no_grad():
         for parameter in model.class_head.predictors.parameters():
             if parameter.dim() == 4:
-                parameter.mul_(4)
+                parameter.mul_(15)
             else:
                 parameter.fill_(-3)
     return model

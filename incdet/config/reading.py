@@ -209,7 +209,8 @@ def _finding(fault: ErrorDetails, source: str, overridden: tuple[str, ...]) -> F
     if isinstance(value, dict) and fault["type"] == "value_error":
         return Finding(file, item, problem, "correct the section")
     hint = f"{field.description}" if field is not None and field.description else "correct the value"
-    if field is not None and not field.is_required() and _section_of(field.annotation) is None:
+    plain = field is not None and not field.is_required() and field.default_factory is None
+    if field is not None and plain and _section_of(field.annotation) is None:
         hint += f" For example {json.dumps(to_jsonable_python(field.default))}."
     return Finding(file, item, f"is {value!r}: {problem[0].lower()}{problem[1:]}", hint)
 

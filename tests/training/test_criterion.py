@@ -13,6 +13,7 @@ from incdet.methods.registry import get_method
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import MethodCriterion
 
+
 def taught(name: str) -> MethodCriterion:
     """A method with a student that has grown by a class since its teacher was made, norms fixed."""
     student = sure_network()

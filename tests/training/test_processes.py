@@ -55,9 +55,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, torch.load(folder / "several.pt", weights_only=False)
 
 
-def test_two_processes_learn_what_one_does_in_two_pieces(
-    several: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_two_processes_learn_what_one_does_in_two_pieces(several: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, written = several
     alone = together.learn(folder, tmp_path, accumulation=2)
     assert written["found"].keys() == alone.keys() == set(together.METHODS)

@@ -16,7 +16,9 @@ from incdet.training.processes import Processes
 from incdet.training.train_step import Precision, TrainStep, make_optimizer
 
 
-def make_step(model: IncrementalRetinaNet, criterion: Plain, dtype: torch.dtype | None = None, **plan: Any) -> TrainStep:
+def make_step(
+    model: IncrementalRetinaNet, criterion: Plain, dtype: torch.dtype | None = None, **plan: Any
+) -> TrainStep:
     return TrainStep(Processes("cpu"), Precision("cpu", dtype), model.train(), criterion, schedule(**plan))
 
 
@@ -155,4 +157,6 @@ def test_a_step_tells_what_the_batch_was_compared_with() -> None:
     model = network()
     prepared = batch(model)
     _, (targets,) = make_step(model, Plain(model))(prepared, 0.01)
-    assert [one["boxes"].tolist() for one in targets.batch.targets] == [[], [BOX]] and float(targets.counts["images"]) == 2
+    assert [one["boxes"].tolist() for one in targets.batch.targets] == [[], [BOX]] and float(
+        targets.counts["images"]
+    ) == 2
