@@ -85,7 +85,7 @@ def answer(
     return TeacherOutputs(given.logits, given.deltas, [], given.anchors, first, own, batch, teacher)
 
 
-def annotations(
+def annotated(
     targets: Sequence[Mapping[str, Any]],
     heads: Sequence[int],
     anchors: Tensor | None = None,

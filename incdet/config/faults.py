@@ -74,7 +74,8 @@ def _finding(fault: ErrorDetails, root: type[BaseModel], file_of: Callable[[str]
     if isinstance(value, dict) and fault["type"] == "value_error":
         return Finding(file, item, problem, "correct the section")
     hint = f"{field.description}" if field is not None and field.description else "correct the value"
-    if field is not None and not field.is_required() and _section_of(field.annotation) is None:
+    plain = field is not None and not field.is_required() and field.default_factory is None
+    if field is not None and plain and _section_of(field.annotation) is None:
         hint += f" For example {json.dumps(to_jsonable_python(field.default))}."
     near = suggest(str(value), _choices(field.annotation)) if fault["type"] == "literal_error" and field else ""
     hint = f"{near} {hint}" if near.startswith("did you mean") else hint

@@ -133,7 +133,8 @@ def fill(
             return None
         if progress is not None:
             progress(done, total)
-    return CachedTargets(entry, torch.cat(grids), {name: Ragged.joined(parts) for name, parts in lists.items()})
+    cached = CachedTargets(entry, torch.cat(grids), {name: Ragged.joined(parts) for name, parts in lists.items()})
+    return cached if cached.nbytes <= budget else None
 
 
 def _asked(teaching: Teaching, student: IncrementalRetinaNet, batch: ImageBatch, masked: bool) -> dict[str, Entries]:

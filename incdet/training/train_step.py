@@ -49,8 +49,9 @@ class TrainStep:
 
     The batch is cut into pieces only to fit the memory: what the losses are divided by is counted over the whole batch
     of all processes first, so that neither cut nor processes change loss or gradient. A loss or gradient that is not
-    finite changes no weight: the fused optimiser itself skips the step, told by a flag on its own device, so that the
-    host need not look first.
+    finite changes no weight, nor does a step after it, so that a host which looks late still finds the weights that
+    failed: the fused optimiser itself skips the steps, told by a flag on its own device. Only a loss scaler goes on,
+    since it expects some.
 
     Args:
         processes: Those that train together.
@@ -80,6 +81,7 @@ class TrainStep:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._wrapped = processes.wrapped(model, fixed_buffers=bool(model.architecture.frozen_norm))
         self._network: Callable[[ImageBatch], HeadOutputs] = network or self._wrapped
+        self._failed: Tensor | None = None
 
     def __call__(self, batch: ImageBatch, rate: float) -> tuple[Losses, Sequence[Targets]]:
         """One step at learning rate ``rate``; what the batch was compared with is given back beside the losses."""
@@ -117,9 +119,10 @@ class TrainStep:
         if self._clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
         if self.scaler is None:
-            # The place where torch's loss scaler, which does the same with gradients, leaves its verdict.
             finite = values.isfinite().all() & norm.isfinite()
-            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self._failed = ~finite if self._failed is None else self._failed | ~finite
+            # The place where torch's loss scaler, which does the same with gradients, leaves its verdict.
+            self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
             self.optimizer.step()
         else:
             self.scaler.step(self.optimizer)
@@ -133,6 +136,11 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if schedule.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, fused=True
     )
+    if schedule.momentum:
+        # torch would make them in the first step, and leave them unwritten where a loss scaler skips that step.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

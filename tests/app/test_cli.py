@@ -271,7 +271,16 @@ def test_methods_and_keys_are_listed(incdet_command: Callable[..., Any]) -> None
     assert {"finetune", "masked", "joint", "lwf", "eeil", "pseudo", "incdet"} <= {
         line.split()[0] for line in incdet_command("methods").out.splitlines()
     }
-    assert "train.finetune.lr [0.001]" in incdet_command("keys").out
+    keys = incdet_command("keys").out
+    assert "train.finetune.lr [0.001]" in keys
+    for line in (
+        "method.incdet.kd_response.weight [0.5]\n    Factor of the term.",
+        'method.eeil.kd_softmax.selection.kind ["score"]',
+        "method.incdet.replay.share [0.1]",
+        "method.pseudo.pseudo_labels.highest [0.7]",
+    ):
+        assert f"\n{line}" in keys
+    assert "fitted" not in keys and all(text.strip() for text in keys.splitlines())
 
 
 def test_check_tells_a_clean_set_from_a_faulty_one(

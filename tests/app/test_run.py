@@ -19,11 +19,12 @@ from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import average_precision
 from incdet.evaluation.scoring import measure
 from incdet.memory.manifest import load_memory
-from incdet.methods.base import METHODS
+from incdet.methods.registry import known_methods
 from incdet.network import checkpoint
 from incdet.training.worker import Worker
 
 STEPS = [["circle", "cross"], ["ring", "square"], ["star", "triangle"]]
+METHODS = known_methods()
 Settings = Callable[..., Config]
 
 
@@ -91,6 +92,7 @@ def test_results_follow_the_schema(finished: Finished, name: str) -> None:
     assert list(value) == [
         "schema",
         "method",
+        "changed",
         "seed",
         "detector",
         "protocol",
@@ -113,6 +115,7 @@ def test_results_follow_the_schema(finished: Finished, name: str) -> None:
             "train_images",
             "memory",
             "seconds",
+            "iterations",
         ]
         seen = [name for names in STEPS[: entry["step"]] for name in names]
         assert list(entry["per_class"]) == seen
@@ -125,6 +128,8 @@ def test_results_follow_the_schema(finished: Finished, name: str) -> None:
         numbers(entry["seconds"], "train", "evaluate")
         assert entry["seconds"]["train"] > 0
         assert isinstance(entry["train_images"], int) and 0 < entry["train_images"] <= 14
+        kinds = {"train", "finetune"} if entry["step"] > 1 and METHODS[name].balanced_finetune else {"train"}
+        assert entry["iterations"].keys() == kinds and all(steps > 0 for steps in entry["iterations"].values())
         assert list(entry["memory"]) == ["images", "bytes"]
         if METHODS[name].replay:
             assert entry["memory"]["images"] == 6 and entry["memory"]["bytes"] > 1000
@@ -174,10 +179,11 @@ def test_the_comparison_holds_every_method_against_joint(finished: Finished) -> 
         assert word in finished.text  # the table
 
 
-def test_the_log_tells_of_every_step_and_of_the_thresholds(finished: Finished) -> None:
+def test_the_log_tells_of_every_step_and_of_what_was_chosen(finished: Finished) -> None:
     lines = [json.loads(line) for line in (finished.root / "log.jsonl").read_text().splitlines()]
     said = [line["text"] for line in lines if line["event"] == "message"]
     assert re.fullmatch(r"device: cpu, \d+ threads, precision off", said[0])
+    assert said[1].startswith("optimiser steps: step 1 4, step 2 4, step 3 4, joint 5 (")
     assert any(text.startswith("teacher: ") for text in said)  # what the device and the data chose for the user
     steps = [(line["method"], line["step"]) for line in lines if line["event"] == "step"]
     incremental = [name for name, method in METHODS.items() if not method.joint]
@@ -191,10 +197,9 @@ def test_the_log_tells_of_every_step_and_of_the_thresholds(finished: Finished) -
         "step 3 finetune",
         "joint train",
     }
-    fitted = [line for line in lines if line["event"] == "thresholds"]
-    assert {line["method"] for line in fitted} == {name for name, method in METHODS.items() if method.pseudo_labels}
-    for line in fitted:
-        assert list(line["high"]) == [name for names in STEPS[: line["step"] - 1] for name in names]
+    fitted = [text for text in said if text.startswith("pseudo-labels: ")]
+    listening = [name for name, method in METHODS.items() if "pseudo_labels" in method.parts]
+    assert len(fitted) == 2 * len(listening) > 0  # steps 2 and 3
 
 
 def test_checkpoints_know_their_history(finished: Finished) -> None:

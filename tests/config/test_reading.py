@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incdet.config import Config, describe_keys, load_config, parse_config
+from incdet.config import Config, Schedule, Train, describe_keys, load_config, parse_config
 from incdet.config.architecture import Architecture
 from incdet.config.yamlfile import parse_yaml, write_yaml
 from incdet.errors import InputError
@@ -31,8 +31,10 @@ def test_an_empty_file_is_the_defaults(write: Path, monkeypatch: pytest.MonkeyPa
     write.write_text("", encoding="utf-8")
     config = load_config(write)
     assert config == load_config()
-    assert config.train.increment == config.train.base
-    assert config.train.finetune == Config().train.finetune
+    assert config.train == Config().train and config.method == {}
+    assert config.train.base.epochs == 12
+    assert config.train.increment == config.train.joint == config.train.base.model_copy(update={"epochs": None})
+    assert (config.train.finetune.epochs, config.train.finetune.iterations) == (None, None)
     assert config.data.root == config.output / "data/96px_600+200_seed0"
 
 
@@ -64,7 +66,7 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
 
     from incdet.app.run import build_model
     from incdet.data.protocols import parse_steps
-    from incdet.methods.base import get_method
+    from incdet.methods.registry import get_method
     from incdet.vocab import Vocabulary
 
     monkeypatch.setenv("INCDET_DATA", str(tmp_path))
@@ -80,7 +82,7 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
     with torch.device("meta"):
         model = build_model(config, Vocabulary(parsed[:1]))
     assert len(model.vocab) == len(parsed[0])
-    assert [get_method(name).name for name in config.methods] == list(config.methods)
+    assert [get_method(name, settings=config.method).name for name in config.methods] == list(config.methods)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,8 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
         ("train: {base: {lr: .nan}}", "key train.base.lr: is nan"),
         ("train: {base: {lr: 0}}", "key train.base.lr: is 0"),
         ("train: {base: {iterations: 5, epochs: 5}}", "`iterations` and `epochs` exclude each other"),
-        ("train: {base: {epochs: null}}", "one of `iterations` and `epochs` has to be given"),
+        ("train: {joint: {iterations: 5, epochs: 5}}", "`iterations` and `epochs` exclude each other"),
+        ("method: {incdet: 4}", "key method: is 4"),
         ("memory: {total: 5, per_class: 5}", "`total` and `per_class` exclude each other"),
         ("methods: []", "key methods"),
         ("methods: [lwf, lwf]", "each once"),
@@ -171,10 +174,38 @@ def test_overrides_are_yaml_and_replace_the_rival_key(write: Path) -> None:
 def test_later_schedules_take_what_they_leave_out_from_base(write: Path) -> None:
     write.write_text("train: {base: {iterations: 100, lr: 0.2, warmup: 30}, joint: {lr: 0.3}}", encoding="utf-8")
     train = load_config(write).train
-    assert train.increment == train.base
-    assert (train.joint.iterations, train.joint.lr) == (100, 0.3)
-    assert (train.finetune.iterations, train.finetune.warmup) == (10, 3)
-    assert train.finetune.lr == pytest.approx(0.02)
+    assert train.increment == train.base.model_copy(update={"iterations": None})
+    assert (train.joint.lr, train.joint.warmup) == (0.3, 30)
+    assert train.finetune.warmup == 3 and train.finetune.lr == pytest.approx(0.02)
+
+
+def test_a_length_is_never_taken_from_base(write: Path) -> None:
+    """Ten passes over the many images of step 1 are thousands over the few of a later one."""
+    write.write_text("train: {base: {iterations: 100}, joint: {epochs: 3}}", encoding="utf-8")
+    train = load_config(write, ["train.finetune.iterations=7"]).train
+    lengths = {name: (part.iterations, part.epochs) for name, part in train}
+    assert lengths == {"base": (100, None), "increment": (None, None), "finetune": (7, None), "joint": (None, 3)}
+
+
+@pytest.mark.parametrize("text", ["train: {base: {epochs: null}}", "train: {base: {lr: 0.1}}"])
+def test_step_one_without_a_length_has_that_of_the_defaults(write: Path, text: str) -> None:
+    write.write_text(text, encoding="utf-8")
+    assert load_config(write).train.base.epochs == Config().train.base.epochs == 12
+
+
+def test_step_one_built_without_a_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="`base` needs a length"):
+        Train(base=Schedule())
+
+
+def test_numbers_of_methods_are_kept_as_they_are_given_and_survive_freezing(write: Path) -> None:
+    write.write_text("method: {incdet: {kd_response: {weight: 0.3}}}", encoding="utf-8")
+    words = ["method.incdet.kd_response.selection.kind=topk", "method.incdet.replay.share=null"]
+    config = load_config(write, words)
+    parts = {"kd_response": {"weight": 0.3, "selection": {"kind": "topk"}}, "replay": {"share": None}}
+    assert config.method == {"incdet": parts}
+    config.dump(write)
+    assert load_config(write) == config
 
 
 def test_words_mean_what_yaml_1_2_says(write: Path) -> None:

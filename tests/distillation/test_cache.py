@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import network, operations, record, waits
+from incdet.distillation.pseudo_labels import Thresholds
+from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, LossInputs, Method
 from torch import Tensor
 
 from incdet.data.dataset import DetectionDataset, collate
@@ -17,11 +19,9 @@ from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.cache_file import Archive
-from incdet.distillation.pseudo_labels import Thresholds
 from incdet.distillation.teacher import OnlineProvider, Teacher
 from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import Selection
-from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, LossInputs, Method
 from incdet.network.retinanet import HeadOutputs, ImageBatch
 from incdet.training.increment import MethodCriterion
 

@@ -8,12 +8,12 @@ import torch
 from helpers import grid, operations, target
 from hypothesis import given
 from hypothesis import strategies as st
+from incdet.distillation.pseudo_labels import PseudoLabels, Thresholds, fit_thresholds, pseudo_label
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from incdet.distillation import pseudo_labels as pseudo
-from incdet.distillation.pseudo_labels import PseudoLabels, Thresholds, fit_thresholds, pseudo_label
 from incdet.evaluation.metrics import Matches
 from incdet.ops.assign import assign
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helpers import grid, network, pictures, responses, target
+from incdet.distillation.pseudo_labels import Thresholds
+from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, LossInputs, Method, Replay, get_method
 from torch import Tensor
 
-from incdet.distillation.pseudo_labels import Thresholds
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.teacher_targets import BatchTargets, TeacherTargets
 from incdet.distillation.terms import (
@@ -21,7 +22,6 @@ from incdet.distillation.terms import (
     softmax_loss,
 )
 from incdet.errors import InputError
-from incdet.methods.base import METHODS, KdBox, KdResponse, KdSoftmax, LossInputs, Method, Replay, get_method
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
 from incdet.ops.assign import assign

@@ -115,3 +115,30 @@ def test_a_capture_that_fails_is_given_up_and_told(
     assert said == [
         "static shapes: no graph, because its capture failed: operation not permitted when stream is capturing"
     ]
+
+
+def test_a_graph_starts_behind_the_stem(model: IncrementalRetinaNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frozen leading modules run once for student and teachers, outside the graph."""
+    model.freeze_stages(2)
+    assert model.has_stem
+    asked = stand_in(monkeypatch, lambda network: network)
+    graphed = GraphedNetwork(model, None, lambda _: None)
+    prepared = batch(model)
+    shared = model.with_stem(prepared)
+    assert shared.stem is not None
+    wanted = model(prepared)
+    for given in (prepared, shared):
+        found = graphed(given)
+        assert torch.equal(found.logits, wanted.logits) and torch.equal(found.deltas, wanted.deltas)
+    assert asked == [shared.stem.shape]
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_features_keep_their_gradient_where_somebody_reads_them(
+    model: IncrementalRetinaNet, monkeypatch: pytest.MonkeyPatch, features: bool
+) -> None:
+    stand_in(monkeypatch, lambda network: network)
+    said: list[str] = []
+    found = GraphedNetwork(model, None, said.append, features)(batch(model))
+    assert all(feature.requires_grad is features for feature in found.features)
+    assert found.logits.requires_grad and "one graph" in said[0]

@@ -210,24 +210,23 @@ def test_anchors_made_in_inference_mode_can_be_trained_with() -> None:
 
 def test_the_anchor_cache_is_bounded() -> None:
     model = network().eval()
-    feature = [torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2)]
     for side in range(2 * CACHED_SHAPES):
-        model.anchors((32 + side, 32), feature)
+        model.anchors((32 + side, 32), [(4, 4), (2, 2)])
     assert len(model._anchors) == CACHED_SHAPES
 
 
 def test_threads_share_one_model_whatever_shapes_they_ask_for() -> None:
     model = network().eval()
     shapes = [(32 + side, 32) for side in range(CACHED_SHAPES + 8)]
-    feature = [torch.zeros(1, 8, 1, 1)] * 2
-    wanted = {shape: network().anchors(shape, feature) for shape in shapes}
+    grids = [(1, 1)] * 2
+    wanted = {shape: network().anchors(shape, grids) for shape in shapes}
     batches = [[torch.rand(3, 48, 64)], [torch.rand(3, 48, 48), torch.rand(3, 48, 40)]]
     with torch.no_grad():
         expected = [model(batch) for batch in batches]
 
     def ask(seed: int) -> None:
         for shape in random.Random(seed).choices(shapes, k=6000):
-            assert torch.equal(model.anchors(shape, feature), wanted[shape])
+            assert torch.equal(model.anchors(shape, grids), wanted[shape])
         with torch.no_grad():
             found = model(batches[seed % 2])
         for image, other in zip(found, expected[seed % 2], strict=True):
@@ -366,9 +365,10 @@ def test_a_stem_that_is_handed_over_changes_no_bit(body: str) -> None:
     assert student.train().has_stem and teacher.shares_stem(student) and student.shares_stem(teacher)
     prepared = student.prepare(images(), targets([0, 2], [1]))
     assert prepared.targets is not None
-    dense = student.dense(prepared)
-    assert dense.stem is not None and not dense.stem.requires_grad
-    again = student.dense(prepared, dense.stem)
+    shared = student.with_stem(prepared)
+    assert prepared.stem is None and shared.stem is not None and not shared.stem.requires_grad
+    assert student.with_stem(shared) is shared
+    again, dense = student.dense(shared), student.dense(prepared)
     for mine, other in zip(tensors(again), tensors(dense), strict=True):
         assert torch.equal(mine, other)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -378,12 +378,48 @@ def test_a_stem_that_is_handed_over_changes_no_bit(body: str) -> None:
     ]
     assert all(torch.equal(mine, other) for mine, other in zip(*found, strict=True))
     with torch.no_grad():
-        handed, own = teacher.dense(prepared, dense.stem), teacher.dense(prepared)
-    assert own.stem is not None and all(torch.equal(a, b) for a, b in zip(tensors(handed), tensors(own), strict=True))
+        handed, own = teacher.dense(shared), teacher.dense(prepared)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(handed), tensors(own), strict=True))
 
 
 def tensors(dense: HeadOutputs) -> list[Tensor]:
-    return [dense.logits, dense.deltas, *dense.features, *([] if dense.stem is None else [dense.stem])]
+    return [dense.logits, dense.deltas, *dense.features]
+
+
+def test_the_pieces_of_a_batch_have_its_canvas_and_lose_no_image() -> None:
+    model = network(backbone="resnet18", channels=16, frozen_norm=True)
+    model.freeze_stages(2)
+    whole = model.with_stem(model.prepare(images() + images(), [*targets([0, 2], [1]), *targets([], [1])]))
+    for number, sizes in ((1, [4]), (2, [2, 2]), (3, [1, 1, 2]), (9, [1, 1, 1, 1])):
+        pieces = whole.pieces(number)
+        assert [len(piece.images) for piece in pieces] == sizes
+        assert {piece.padded for piece in pieces} == {whole.padded}
+        for name in ("images", "stem"):
+            assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
+        for name in ("image_sizes", "original_sizes"):
+            assert [one for piece in pieces for one in getattr(piece, name)] == getattr(whole, name)
+        found = [one for piece in pieces for one in piece.targets or []]
+        assert all(mine is other for mine, other in zip(found, whole.targets or [], strict=True))
+    bare = model.prepare(images())
+    assert all(piece.targets is None and piece.stem is None for piece in bare.pieces(2))
+
+
+@pytest.mark.parametrize("body", ["tiny", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("external", [False, True])
+def test_the_grids_and_anchors_of_a_batch_are_known_before_its_forward(body: str, external: bool) -> None:
+    model = network(backbone=body, channels=16)
+    if external:
+        recipe = model.architecture.changed(backbone="external")
+        model = IncrementalRetinaNet(recipe, model.vocab, backbone=model.backbone)
+    before = {name: value.clone() for name, value in model.train().state_dict().items()}
+    for canvas in ((64, 64), (64, 96), (96, 160)):
+        batch = model.prepare(images(), canvas=canvas)
+        grids, anchors = model.grids(batch), model.batch_anchors(batch)
+        assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        with torch.no_grad():
+            dense = copy.deepcopy(model).dense(batch)
+        assert grids == [tuple(feature.shape[-2:]) for feature in dense.features]
+        assert torch.equal(anchors, dense.anchors) and len(anchors) == dense.logits.shape[1]
 
 
 def test_a_stem_equals_the_forward_without_one() -> None:
@@ -409,17 +445,17 @@ def test_without_frozen_leading_modules_there_is_no_stem() -> None:
     live.freeze_stages(2)  # weights are fixed, statistics are not
     for model in (free, live.train()):
         assert not model.has_stem and not model.shares_stem(model)
-        dense = model.dense(model.prepare(images()))
-        assert dense.stem is None
+        batch = model.prepare(images())
+        assert model.with_stem(batch) is batch
         with pytest.raises(ValueError, match="frozen as a whole"):
-            model.dense(model.prepare(images()), dense.logits)
+            model.dense(batch._replace(stem=batch.images))
 
 
 def test_an_external_body_has_no_stem() -> None:
     built = network(frozen_norm=True)
     model = IncrementalRetinaNet(built.architecture.changed(backbone="external"), built.vocab, backbone=built.backbone)
     model.freeze_stages(2)
-    assert not model.has_stem and model.dense(model.prepare(images())).stem is None
+    assert not model.has_stem and model.with_stem(model.prepare(images())).stem is None
 
 
 def test_images_that_learn_get_their_gradient_through_the_frozen_stages() -> None:

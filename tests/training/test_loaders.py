@@ -136,7 +136,7 @@ def test_a_cache_that_is_too_small_is_told_once_and_harmless(
     draw: Callable[..., list[Any]], records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = draw()
-    monkeypatch.setattr(module, "MIB", 7 * 1024)  # one image of 48 x 48
+    monkeypatch.setattr("incdet.training.engine.MIB", 7 * 1024)  # one image of 48 x 48
     assert_same(expected, draw(image_cache=3))
     lines = [json.loads(line) for line in (tmp_path / "log" / "log.jsonl").read_text().splitlines()]
     told = [line["text"] for line in lines if line["event"] == "message" and "image cache" in line["text"]]

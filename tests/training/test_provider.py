@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from helpers import network
 
 from incdet.config import Config, parse_config
-from incdet.distillation.teacher import Request
-from incdet.distillation.terms import Selection
-from incdet.methods.base import METHODS
+from incdet.distillation.part import Selection
+from incdet.distillation.provider import Teaching
+from incdet.distillation.term import PlainTerm
+from incdet.methods.registry import get_method
 from incdet.training.provider import obstacle
 
-ASKED = Request((Selection("score", 0.6), Selection("topk", 9)), 0.25)
+ASKED = Teaching({}, get_method("incdet").terms)
 
 
 def settings(**sections: Any) -> Config:
@@ -35,11 +36,26 @@ def test_the_cache_is_used_where_it_is_exact_and_pays(changes: dict[str, Any], d
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 
-def test_sizes_that_are_drawn_and_ears_for_everything_need_the_teacher_itself() -> None:
-    recipe, config = network().architecture, settings()
+def test_sizes_that_are_drawn_need_the_teacher_itself() -> None:
+    recipe, config = network().recipe, settings()
     several = recipe.changed(min_size=(40, 48))
     assert "several values" in str(obstacle(ASKED, several, config, 999, 100))
     assert obstacle(ASKED, several.changed(fixed_size=(48, 48)), config, 999, 100) is None
     assert obstacle(ASKED, several.changed(skip_resize=True), config, 999, 100) is None
-    everything = Request(METHODS["lwf"].selections)
-    assert "every anchor" in str(obstacle(everything, recipe, config, 999, 100))
+
+
+def test_ears_for_everything_need_the_teacher_itself() -> None:
+    recipe, config = network().recipe, settings()
+    assert "every anchor" in str(obstacle(Teaching({}, get_method("lwf").terms), recipe, config, 999, 100))
+    settings_of_lwf = {"lwf": {"kd_response": {"selection": {"kind": "topk", "value": 9.0}}}}
+    few = get_method("lwf", settings=settings_of_lwf)
+    assert few.terms[0].selection == Selection(kind="topk", value=9)  # type: ignore[attr-defined]
+    assert obstacle(Teaching({}, few.terms), recipe, config, 999, 100) is None
+
+
+def test_whole_feature_maps_are_never_cached() -> None:
+    class Maps(PlainTerm):
+        needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    reason = obstacle(Teaching({}, (Maps(),)), network().recipe, settings(), 999, 100)
+    assert reason == "the method compares feature maps"

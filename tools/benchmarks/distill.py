@@ -31,12 +31,14 @@ from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
 from incdet.distillation.cache import CachedProvider, fill
-from incdet.distillation.pseudo_labels import Thresholds
-from incdet.distillation.teacher import OnlineProvider, Teacher
-from incdet.methods.base import METHODS
+from incdet.distillation.provider import OnlineProvider, Provider, Teaching
+from incdet.distillation.teacher import Teacher
+from incdet.distillation.terms import PseudoLabels
+from incdet.distillation.thresholds import Thresholds
+from incdet.methods.registry import get_method
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
-from incdet.training.increment import MethodCriterion
+from incdet.training.criterion import Criterion, MethodCriterion
 from incdet.vocab import Vocabulary
 
 OLD, NEW = 15, 5
@@ -71,8 +73,10 @@ def rows(options: Options) -> Iterator[Row]:
         scene = make_scene(size, channels, Path(folder))
         criteria = make_criteria(scene, options.device)
         equality = _equality(scene, criteria, options.device)
+        students = [copy.deepcopy(scene.student).to(options.device) for _ in criteria]
         online, cached, plain = (
-            OurStep(copy.deepcopy(scene.student), scene.batch, options.device, criterion) for criterion in criteria
+            OurStep(student, scene.batch, options.device, make(student))
+            for student, make in zip(students, criteria, strict=True)
         )
         theirs = naive_step(scene, options.device)
         rounds = options.rounds if options.device == "cuda" or options.quick else 7
@@ -123,23 +127,28 @@ def _sharpen(model: IncrementalRetinaNet, batch: HostBatch) -> None:
     predictor.bias.add_(math.log(0.05 / 0.95) - loudest)
 
 
-def make_criteria(scene: LossInputs, device: str) -> tuple[MethodCriterion, MethodCriterion, MethodCriterion]:
-    """Lessons with the teacher online, with its responses cached, and without a teacher."""
-    method, kind = METHODS["incdet"], scene.before.architecture.box_loss
-    teacher = Teacher(scene.before).to(device)
-    thresholds = Thresholds(torch.full((OLD,), 0.3), torch.full((OLD,), 0.15)).to(device)
-    criterion = MethodCriterion(method, kind, teacher, thresholds)
+def make_criteria(scene: LossInputs, device: str) -> list[Callable[[IncrementalRetinaNet], Criterion]]:
+    """For a student: the criterion with the teacher online, with its answers cached, and without a teacher."""
+    method, thresholds = get_method("incdet"), Thresholds((0.3,) * OLD, (0.15,) * OLD)
+    terms = [
+        term.model_copy(update={"fitted": thresholds}) if isinstance(term, PseudoLabels) else term
+        for term in method.terms
+    ]
+    method = replace(method, terms=tuple(terms))
+    teaching = Teaching({"old": Teacher(scene.before)}, method.terms).to(device)
     step = OurStep(copy.deepcopy(scene.student), scene.batch, device)
-    asked = criterion.asked(teacher)
-    with step.accelerator.autocast():
-        archive = fill(asked, step.model, scene.dataset, (False,), budget=1 << 34)
-    assert archive is not None
-    cached = CachedProvider(archive, [term.name for term in method.terms], scene.before.architecture.anchors_per_cell)
-    return (
-        replace(criterion, provider=OnlineProvider(teacher, criterion.question, criterion.decide, scene.student)),
-        replace(criterion, provider=cached),
-        MethodCriterion(METHODS["finetune"], kind),
-    )
+    with step.precision.autocast():
+        held = fill(teaching, step.model, scene.dataset, (False,), budget=1 << 34)
+    assert held is not None
+
+    def taught(answering: Callable[[IncrementalRetinaNet], Provider]) -> Callable[[IncrementalRetinaNet], Criterion]:
+        return lambda student: MethodCriterion(method, student, answering(student))
+
+    return [
+        taught(lambda student: OnlineProvider(teaching, student)),
+        taught(lambda student: CachedProvider(held, student)),
+        lambda student: MethodCriterion(get_method("finetune"), student),
+    ]
 
 
 def naive_step(scene: LossInputs, device: str) -> Callable[[], float]:
@@ -179,13 +188,19 @@ def naive_step(scene: LossInputs, device: str) -> Callable[[], float]:
     return step
 
 
-def _equality(scene: LossInputs, criteria: Sequence[MethodCriterion], device: str) -> Equality:
+def _equality(
+    scene: LossInputs, criteria: Sequence[Callable[[IncrementalRetinaNet], Criterion]], device: str
+) -> Equality:
     """All losses of one forward, online and cached: within 1e-5 of their size or of 1; 2e-2 in a GPU's bfloat16."""
     step = OurStep(copy.deepcopy(scene.student), scene.batch, device)
-    prepared = step.prepare()
-    with torch.no_grad(), step.accelerator.autocast():
-        dense = step.model(prepared)
-        online, cached = (criterion(dense, prepared) for criterion in criteria[:2])
+    with torch.no_grad(), step.precision.autocast():
+        batch = step.model.with_stem(step.prepare())
+        outputs, found = step.model(batch), []
+        for make in criteria[:2]:
+            criterion = make(step.model)
+            targets = criterion.targets(batch)
+            found.append(criterion(outputs, targets, targets.counts))
+    online, cached = found
     gap = max(float((value - cached[name]).abs() / value.abs().clamp(min=1)) for name, value in online.items())
     holds = online.keys() == cached.keys() and gap <= (1e-5 if device == "cpu" else 2e-2)
     return Equality(holds, f"{len(online)} losses of online and cached within {gap:.1e}")

@@ -43,7 +43,7 @@ def _share_of_peak(ours: OurStep, options: Options, rounds: int) -> Row:
         ours()
     work = counter.get_total_flops()
     side = 256 if options.quick else 8192 if options.device == "cuda" else 2048
-    dtype = torch.bfloat16 if ours.accelerator.mixed_precision == "bf16" else torch.float32
+    dtype = ours.precision.dtype or torch.float32
     left, right = (torch.randn(side, side, device=options.device, dtype=dtype) for _ in range(2))
     repeats = work / (2 * side**3)
 

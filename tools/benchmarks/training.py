@@ -15,8 +15,6 @@ from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -33,9 +31,10 @@ from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import from_torchvision
+from incdet.training.criterion import Criterion, MethodCriterion
 from incdet.training.engine import chosen_precision
-from incdet.training.increment import MethodCriterion
-from incdet.training.train_step import Criterion, TrainStep
+from incdet.training.processes import Processes
+from incdet.training.train_step import Precision, TrainStep
 
 RATE = 1e-4
 
@@ -121,9 +120,8 @@ class OurStep:
         *,
         static: bool = False,
     ) -> None:
-        AcceleratorState._reset_state()
         precision = chosen_precision(EngineConfig(device=device))
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision={"off": "no"}.get(precision, precision))
+        self.precision = Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision))
         self.model = model.to(device).train()
         if device == "cuda":
             self.model.to(memory_format=torch.channels_last)
@@ -134,9 +132,10 @@ class OurStep:
         height, width = batch.images[0].shape[-2:]
         self.canvas = (int(height), int(width)) if static else None
         schedule = Schedule(optimizer="sgd", lr=RATE, momentum=0.9, weight_decay=1e-4, clip=None)
-        criterion = criterion or MethodCriterion(PLAIN, self.model.architecture.box_loss)
-        graph = graph_of(self.model, precision, print) if static else None
-        self.iteration = TrainStep(self.accelerator, self.model, criterion, schedule, network=graph)
+        criterion = criterion or MethodCriterion(PLAIN, self.model)
+        graph = graph_of(self.model, precision, print, features=criterion.needs_features) if static else None
+        processes = Processes(device)
+        self.iteration = TrainStep(processes, self.precision, self.model, criterion, schedule, network=graph)
 
     def __call__(self) -> Tensor:
         """The loss before the update, a scalar on the device."""
@@ -148,7 +147,8 @@ class OurStep:
 
     def learn(self, prepared: ImageBatch) -> Tensor:
         """The optimiser step alone; returns the loss before it."""
-        return self.iteration([prepared], RATE).values[0, 0]
+        losses, _ = self.iteration(prepared, RATE)
+        return losses.values[0]
 
 
 def make_ours(detector: nn.Module) -> IncrementalRetinaNet:
