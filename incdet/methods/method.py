@@ -190,7 +190,7 @@ class Method:
     def targets(self, batch: BatchTargets, terms: Mapping[str, TermTargets]) -> Targets:
         """All that the student's outputs on a batch are compared with, given what the teachers said."""
         counts = {term.name: term.count(terms[term.name], batch) for term in self.terms if term.name in terms}
-        return Targets(batch, terms, {"images": batch.anchors.new_tensor(len(batch.targets)), **counts})
+        return Targets(batch, terms, {"images": batch.anchors.new_full((), len(batch.targets)), **counts})
 
     def losses(self, student: HeadOutputs, targets: Targets, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named, weighted terms of a batch, or of a piece of one; what is minimised is their sum over all pieces.

@@ -89,7 +89,7 @@ class PseudoLabels(PlainTerm):
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The number of pseudo-positive anchors."""
-        return batch.anchors.new_tensor(len(targets["positive"].image))
+        return batch.anchors.new_full((), len(targets["positive"].image))
 
     def class_targets(self, targets: Any, batch: BatchTargets, total: Tensor) -> ClassTargets | None:
         """The focal loss on the channels that nobody annotated and the teacher knows."""
