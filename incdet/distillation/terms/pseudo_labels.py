@@ -57,7 +57,7 @@ class PseudoLabels(PlainTerm):
     """A detection that overlaps an annotated box by more is that object under an old name: dropped."""
     void_iou: float = Field(0.4, ge=0, le=1)
     """Anchors that overlap a doubtful box by at least this are ignored for its class."""
-    fitted: Thresholds | None = None
+    fitted: Thresholds | None = Field(None, exclude=True)
 
     def fit(self, step: StepData) -> PseudoLabels:
         """With thresholds: the cut of best F1 on the exemplars, two means of the scores on the step's images elsewhere.
