@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from incdet.config import Config, parse_config
-from incdet.config.architecture import Architecture
 from incdet.data.records import Record
 from incdet.distillation.teacher import Teacher, TeacherOutputs
 from incdet.distillation.teacher_targets import BatchTargets
+from incdet.distillation.term import Answers, Term
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.ops.assign import assign
+from incdet.ops.losses import focal_losses
 from incdet.vocab import Vocabulary
 
 SMALL: dict[str, Any] = {
@@ -73,19 +76,64 @@ def responses(logits: Tensor, deltas: Tensor | None = None, anchors: Tensor | No
     )
 
 
+def draw(seed: int, *shape: int, spread: float = 3.0) -> Tensor:
+    """Normal numbers that are the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def slope(loss: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of ``loss`` by ``leaf``; the graph is kept."""
+    return torch.autograd.grad(loss, leaf, retain_graph=True)[0]
+
+
+def descend(losses: Mapping[str, Tensor]) -> None:
+    """The backward pass of their sum."""
+    torch.autograd.backward(list(losses.values()))
+
+
+@dataclass(frozen=True)
+class Told(TeacherOutputs):
+    """A teacher's answer whose detections are given instead of decoded."""
+
+    found: Sequence[Mapping[str, Tensor]] = ()
+
+    def detections(self, lowest: float) -> list[dict[str, Tensor]]:
+        return [{key: value[one["scores"] >= lowest] for key, value in one.items()} for one in self.found]
+
+
 def answer(
-    logits: Tensor, deltas: Tensor | None = None, *, first: int = 0, heads: Sequence[int] | None = None
+    logits: Tensor,
+    deltas: Tensor | None = None,
+    *,
+    first: int = 0,
+    heads: Sequence[int] | None = None,
+    anchors: Tensor | None = None,
+    found: Sequence[Mapping[str, Tensor]] = (),
 ) -> TeacherOutputs:
     """A teacher's answer made of given tensors; anchors do not touch, and without deltas every box is its anchor."""
-    given = responses(logits, deltas)
+    given = responses(logits, deltas, anchors)
     own = (logits.shape[-1],) if heads is None else tuple(heads)
     size = [(20, 20 * logits.shape[1])] * len(logits)
     batch = ImageBatch(torch.zeros(len(logits), 3, 20, 20 * logits.shape[1]), size, size, None)
-    teacher = Teacher(network(tuple(f"class{number}" for number in range(first + logits.shape[-1]))), first)
-    return TeacherOutputs(given.logits, given.deltas, [], given.anchors, first, own, batch, teacher)
+    teacher = _teacher(first + logits.shape[-1], first)
+    return Told(given.logits, given.deltas, [], given.anchors, first, own, batch, teacher, found)
 
 
-def annotated(
+@cache
+def _teacher(columns: int, first: int) -> Teacher:
+    return Teacher(network(tuple(f"class{number}" for number in range(columns))), first)
+
+
+def losses_of(term: Term, student: HeadOutputs, answers: Answers, batch: BatchTargets) -> dict[str, Tensor]:
+    """What a term makes of a whole batch on its own."""
+    targets = term.targets(answers, batch)
+    total = term.count(targets, batch)
+    charge = term.class_targets(targets, batch, total)
+    focal = None if charge is None else focal_losses(student.logits, [charge])[0]
+    return term.losses(student, targets, batch, total, focal)
+
+
+def batch_targets(
     targets: Sequence[Mapping[str, Any]],
     heads: Sequence[int],
     anchors: Tensor | None = None,

@@ -132,7 +132,7 @@ class Method:
                         "config",
                         "key without",
                         f"method {self.name!r} has no part {name!r}",
-                        suggest(name, self.parts),
+                        suggest(name, method.parts),
                     )
                 )
             gone: dict[str, Any] = {part: None for part in FIXED if part == name}
@@ -141,7 +141,10 @@ class Method:
         # Balanced fine-tuning needs exemplars to balance with, averaging a second network.
         if method.replay is None:
             method = replace(method, balanced_finetune=None)
-        return method if method.interim else replace(method, averaging=None)
+        if method.interim is None:
+            method = replace(method, averaging=None)
+        changed = tuple(change for change in method.changed if change.partition(".")[0] in method.parts)
+        return replace(method, changed=changed)
 
     def settings(self) -> Iterator[Setting]:
         """Every number and switch of its parts."""
@@ -168,13 +171,17 @@ class Method:
             terms=tuple(parts[term.name] for term in self.terms),
             **{name: parts[name] for name in FIXED if name in parts},
         )
-        changed = [f"{s.key}={s.value}" for s in method.settings() if s.value != before[s.key]]
-        return replace(method, changed=(*self.changed, *changed))
+        changed = dict(change.split("=", 1) for change in self.changed)
+        changed |= {s.key: f"{s.value}" for s in method.settings() if s.value != before[s.key]}
+        return replace(method, changed=tuple(f"{key}={value}" for key, value in changed.items()))
 
     def _changed_part(self, part: Any, name: str, given: Mapping[str, Any]) -> Any:
-        whole = part.model_dump(exclude={"fitted"})
+        measured = [word for word in given if word in type(part).model_fields and _measured(part, word)]
+        if measured:
+            known = [setting.key for setting in _settings_of(part, name)]
+            raise self._refused(f"{name}.{measured[0]}", "is unknown", _near(measured[0], known))
         try:
-            return type(part).model_validate(_merged(whole, given))
+            return type(part).model_validate(_merged(part.model_dump(), given))
         except ValidationError as error:
             fault = error.errors()[0]
             words = [str(word) for word in fault["loc"]]
@@ -190,7 +197,7 @@ class Method:
     def targets(self, batch: BatchTargets, terms: Mapping[str, TermTargets]) -> Targets:
         """All that the student's outputs on a batch are compared with, given what the teachers said."""
         counts = {term.name: term.count(terms[term.name], batch) for term in self.terms if term.name in terms}
-        return Targets(batch, terms, {"images": batch.anchors.new_tensor(len(batch.targets)), **counts})
+        return Targets(batch, terms, {"images": batch.anchors.new_full((), len(batch.targets)), **counts})
 
     def losses(self, student: HeadOutputs, targets: Targets, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named, weighted terms of a batch, or of a piece of one; what is minimised is their sum over all pieces.
@@ -243,8 +250,13 @@ def _settings_of(part: BaseModel, start: str) -> Iterator[Setting]:
         value = getattr(part, name)
         if isinstance(value, BaseModel):
             yield from _settings_of(value, f"{start}.{name}")
-        elif name != "fitted":
+        elif not _measured(part, name):
             yield Setting(f"{start}.{name}", value, " ".join((field.description or "").split()))
+
+
+def _measured(part: BaseModel, field: str) -> bool:
+    """Whether a field holds what a term measured on a step (declared with ``exclude=True``), which is no setting."""
+    return bool(type(part).model_fields[field].exclude)
 
 
 def _merged(whole: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from incdet.data.records import Record
 from incdet.errors import InputError
-from incdet.memory.exemplars import Budget, Features, Memory, herd
+from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.selection import SELECTIONS, Features, Pool
 
 NAMES = ("ant", "bee", "cow", "dog", "elk", "fox")
-SELECTIONS = st.sampled_from(["herding", "random", "class-balanced"])
+RULES = st.sampled_from(["herding", "random", "class-balanced"])
 
 
 def features(records: Sequence[Record], names: Sequence[str], seed: int = 0) -> Features:
@@ -42,7 +43,7 @@ def steps_of_records(masks: list[list[int]], cuts: tuple[int, ...]) -> list[tupl
 @given(
     masks=st.tuples(*[st.lists(st.integers(0, 3), max_size=9)] * 3).map(list),
     total=st.integers(6, 20),
-    selection=SELECTIONS,
+    selection=RULES,
 )
 def test_the_total_budget_is_never_exceeded_and_every_class_gets_what_there_is(
     masks: list[list[int]], total: int, selection: str
@@ -66,7 +67,7 @@ def test_the_total_budget_is_never_exceeded_and_every_class_gets_what_there_is(
                 assert len(ranked) == quotas[name] or not free
 
 
-@given(exclusive=st.integers(0, 8), per_class=st.integers(0, 5), selection=SELECTIONS)
+@given(exclusive=st.integers(0, 8), per_class=st.integers(0, 5), selection=RULES)
 def test_a_budget_per_class_is_exact(exclusive: int, per_class: int, selection: str) -> None:
     memory = Memory.empty(Budget(per_class=per_class))
     for names in (NAMES[:2], NAMES[2:4]):
@@ -128,76 +129,16 @@ def test_a_budget_smaller_than_the_number_of_classes_is_refused() -> None:
         teach(memory, [record("x.png", ["cow"])], ["cow"], "random")
 
 
-# --- selections
-
-
-def slow_herd(points: list[list[float]], count: int) -> list[int]:
-    """At every place the point that brings the mean of the chosen nearest to the mean of all."""
-    mean = [sum(axis) / len(points) for axis in zip(*points, strict=True)]
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(points)):
-
-        def distance(i: int) -> float:
-            rows = [points[j] for j in (*chosen, i)]
-            own = [sum(axis) / len(rows) for axis in zip(*rows, strict=True)]
-            return sum(((a - b) ** 2 for a, b in zip(mean, own, strict=True)), 0.0)
-
-        chosen.append(min((i for i in range(len(points)) if i not in chosen), key=distance))
-    return chosen
-
-
-@given(seed=st.integers(0, 2**31 - 1), size=st.integers(1, 9), count=st.integers(0, 12))
-def test_herding_equals_the_greedy_rule_written_out(seed: int, size: int, count: int) -> None:
-    points = np.random.default_rng(seed).normal(size=(size, 4)).astype(np.float32)
-    ranked = herd(points, count)
-    assert ranked == slow_herd(points.astype(float).tolist(), count)
-    assert len(set(ranked)) == len(ranked) == min(count, size)
-
-
-def test_herding_ranks_by_the_features_of_the_class() -> None:
-    records = [record(f"{i}.png", ["ant"]) for i in range(4)]
-    own = {"ant": {i: np.array([value], np.float32) for i, value in enumerate((0.0, 4.0, 1.9, 2.2))}}
-    memory = Memory.empty(Budget(per_class=2)).update(records, ["ant"], features=own)
-    assert [one.image.name for one in memory.exemplars["ant"]] == ["2.png", "3.png"]
-    with pytest.raises(ValueError, match="features"):
-        Memory.empty(Budget(per_class=2)).update(records, ["ant"])
-
-
-def test_random_choice_is_fixed_by_its_seed_and_by_the_class_alone() -> None:
-    records = [record(f"{name}{i}.png", [name], coverage=NAMES[:2]) for name in NAMES[:2] for i in range(20)]
-    empty = Memory.empty(Budget(per_class=5))
-    first = empty.update(records, NAMES[:2], selection="random", seed=1)
-    assert first == empty.update(records, NAMES[:2], selection="random", seed=1)
-    assert first != empty.update(records, NAMES[:2], selection="random", seed=2)
-    alone = empty.update(records, NAMES[:1], selection="random", seed=1)
-    assert alone.exemplars["ant"] == first.exemplars["ant"]
-    longer = Memory.empty(Budget(per_class=9)).update(records, NAMES[:1], selection="random", seed=1)
-    assert longer.exemplars["ant"][:5] == alone.exemplars["ant"]
-
-
-@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=5))
-def test_class_balanced_choice_takes_at_each_place_the_evenest_image(counts: list[tuple[int, int, int]]) -> None:
-    names = NAMES[:3]
-    records = [
-        record(f"{i}.png", [name for name, n in zip(names, row, strict=True) for _ in range(n)], coverage=names)
-        for i, row in enumerate(counts)
-    ]
-    memory = Memory.empty(Budget(per_class=3)).update(records, ["ant"], selection="class-balanced")
-    present = [i for i in range(3) if any(row[i] for row in counts)]
-
-    def spread(chosen: Sequence[int]) -> float:
-        sums = [sum(counts[i][column] for i in chosen) for column in present]
-        mean = sum(sums) / len(sums)
-        return sum((value - mean) ** 2 for value in sums)
-
-    chosen: list[int] = []
-    for one in memory.exemplars["ant"]:
-        best = min(spread([*chosen, i]) for i in range(len(records)) if i not in chosen)
-        chosen.append(int(one.image.stem))
-        assert spread(chosen) == pytest.approx(best)
-    assert len(chosen) == min(3, len(records))
+@pytest.mark.parametrize("selection", ["herding", "random", "class-balanced"])
+def test_a_class_is_chosen_by_the_named_rule_among_the_images_that_are_free(selection: str) -> None:
+    records = [record(f"{i}.png", ["ant"] * (1 + i % 3), coverage=NAMES[:2]) for i in range(7)]
+    old = Memory(Budget(per_class=3), {"bee": (record("2.png", ["bee"]),)})
+    known = features(records, ["ant"])
+    memory = old.update(records, ["ant"], selection=selection, features=known, seed=4)
+    ranked = SELECTIONS[selection].rank(Pool("ant", [0, 1, 3, 4, 5, 6], records, known, 4), 3)
+    assert [one.image.name for one in memory.exemplars["ant"]] == [f"{place}.png" for place in ranked]
 
 
 def test_an_unknown_selection_is_named() -> None:
-    with pytest.raises(ValueError, match="best"):
+    with pytest.raises(KeyError, match="best"):
         Memory.empty(Budget(per_class=1)).update([record("x.png", ["ant"])], ["ant"], selection="best")

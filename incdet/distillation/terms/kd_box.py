@@ -54,7 +54,7 @@ class KdBox(PlainTerm):
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The number of kept places."""
-        return batch.anchors.new_tensor(len(targets["rows"].image))
+        return batch.anchors.new_full((), len(targets["rows"].image))
 
     def loss(self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor) -> Tensor:
         """The unweighted scalar, in the form of the detector's own box loss."""

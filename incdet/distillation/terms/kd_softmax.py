@@ -41,7 +41,7 @@ class KdSoftmax(PlainTerm):
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The number of selected places."""
-        return batch.anchors.new_tensor(len(targets["rows"].image))
+        return batch.anchors.new_full((), len(targets["rows"].image))
 
     def loss(self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor) -> Tensor:
         """The unweighted scalar."""

@@ -57,7 +57,7 @@ class PseudoLabels(PlainTerm):
     """A detection that overlaps an annotated box by more is that object under an old name: dropped."""
     void_iou: float = Field(0.4, ge=0, le=1)
     """Anchors that overlap a doubtful box by at least this are ignored for its class."""
-    fitted: Thresholds | None = None
+    fitted: Thresholds | None = Field(None, exclude=True)
 
     def fit(self, step: StepData) -> PseudoLabels:
         """With thresholds: the cut of best F1 on the exemplars, two means of the scores on the step's images elsewhere.
@@ -89,7 +89,7 @@ class PseudoLabels(PlainTerm):
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The number of pseudo-positive anchors."""
-        return batch.anchors.new_tensor(len(targets["positive"].image))
+        return batch.anchors.new_full((), len(targets["positive"].image))
 
     def class_targets(self, targets: Any, batch: BatchTargets, total: Tensor) -> ClassTargets | None:
         """The focal loss on the channels that nobody annotated and the teacher knows."""
