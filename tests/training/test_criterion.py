@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from training_steps import BOX, sure_network, with_thresholds
 
 from incdet.distillation.provider import OnlineProvider, Teaching
 from incdet.distillation.teacher import Teacher
+from incdet.distillation.teacher_targets import Entries
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import MethodCriterion
@@ -74,8 +76,11 @@ def test_what_is_compared_with_knows_no_student() -> None:
     assert before.terms.keys() == after.terms.keys() == {"pseudo_labels", "kd_response", "kd_box"}
     assert before.counts == after.counts and float(before.counts["images"]) == 4
     for name, lists in before.terms.items():
-        for key, entries in lists.items():  # type: ignore[union-attr]
-            other = after.terms[name][key]  # type: ignore[call-overload]
+        others = after.terms[name]
+        assert isinstance(lists, Mapping) and isinstance(others, Mapping)
+        for key, entries in lists.items():
+            other = others[key]
+            assert isinstance(entries, Entries) and isinstance(other, Entries)
             assert torch.equal(entries.image, other.image) and torch.equal(entries.anchor, other.anchor)
             assert all(torch.equal(value, other[item]) for item, value in entries.values.items())
             assert not any(value.requires_grad for value in entries.values.values())

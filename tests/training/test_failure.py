@@ -187,7 +187,7 @@ def failed(make_engine: Callable[..., Engine], folder: Path, name: str, accumula
     teachers = {"old": Teacher(student)} if method.teachers else {}
     student.grow(("c",))
     with torch.no_grad():
-        student.box_head.bbox_reg.bias.fill_(math.inf)  # type: ignore[union-attr, operator]
+        student.box_head.bbox_reg.bias.fill_(math.inf)
 
     def batches(_: int) -> Any:
         targets = [target([BOX], [2], [False, False, True]), target([BOX], [0], [True, True, False])]

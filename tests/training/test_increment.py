@@ -236,8 +236,8 @@ def test_balanced_fine_tuning_distils_the_new_head_too(scenery: Scenery, phases:
 def test_the_temporary_teacher_gives_boxes_from_the_network_whose_class_speaks(scenery: Scenery) -> None:
     student = grown(scenery.config, scenery.before, scenery.view)
     with torch.no_grad():
-        student.box_head.bbox_reg.bias.add_(1.0)  # type: ignore[union-attr, operator]
-        student.class_head.predictors[-1].weight.normal_(std=0.5)  # type: ignore[union-attr, operator]
+        student.box_head.bbox_reg.bias.add_(1.0)
+        student.class_head.predictors[-1].weight.normal_(std=0.5)  # type: ignore[operator]
     batch = student.eval().prepare([torch.rand(3, 48, 48)])
     answer = Teacher(scenery.before, later=student)(batch)
     old, new = (Teacher(model)(batch) for model in (scenery.before, student))

@@ -15,6 +15,7 @@ import torch
 from helpers import network
 from torch import nn
 
+from incdet.app.run import prepare_data
 from incdet.training.processes import Processes
 
 
@@ -22,7 +23,7 @@ from incdet.training.processes import Processes
 def several(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of the images, and what the first of two processes wrote."""
     folder = tmp_path_factory.mktemp("several")
-    together.prepare_data(together.settings(folder))  # draws the images, once
+    prepare_data(together.settings(folder))  # draws the images, once
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from helpers import assert_equal_states, network, state_of
 from torch import Tensor
 from training_steps import BOX, Plain, lines, schedule, stream
 
+from incdet.distillation.teacher_targets import Targets
 from incdet.network.retinanet import HeadOutputs, IncrementalRetinaNet
 from incdet.training.engine import Engine
 from incdet.training.processes import Processes
@@ -125,8 +126,8 @@ def test_bfloat16_on_the_cpu_keeps_losses_boxes_and_weights_in_float32(make_engi
     dtypes: list[list[torch.dtype]] = []
 
     class Watching(Plain):
-        def __call__(self, outputs: HeadOutputs, *rest: Any) -> dict[str, Tensor]:
-            losses = super().__call__(outputs, *rest)
+        def __call__(self, outputs: HeadOutputs, targets: Targets, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            losses = super().__call__(outputs, targets, totals)
             dtypes.append([one.dtype for one in (outputs.logits, outputs.deltas, outputs.anchors, *losses.values())])
             return losses
 
