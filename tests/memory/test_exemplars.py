@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from incdet.data.dataset import read_image
 from incdet.data.records import Record
 from incdet.errors import InputError
-from incdet.memory.exemplars import Budget, Features, Memory, herd
+from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.selection import Features, herd
 
 NAMES = ("ant", "bee", "cow", "dog", "elk", "fox")
 SELECTIONS = st.sampled_from(["herding", "random", "class-balanced"])
