@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from incdet.config import Config, parse_config
+from incdet.config.architecture import Architecture
 from incdet.data.records import Record
 from incdet.distillation.teacher import Teacher, TeacherOutputs
 from incdet.distillation.teacher_targets import BatchTargets

@@ -119,6 +119,8 @@ class Memory:
         reduced = self.reduce(known)
         used = {record.image for record in reduced}
         chosen: dict[str, tuple[Record, ...]] = dict(reduced.exemplars)
+        if selection not in SELECTIONS:
+            raise ValueError(f"unknown selection {selection!r}; known: {', '.join(SELECTIONS)}")
         # Rare classes choose first, or a common class would take the few images they have.
         pools = {name: [i for i, record in enumerate(candidates) if _holds(record, name)] for name in new}
         for name in sorted(new, key=lambda name: (len(pools[name]), list(new).index(name))):

@@ -188,7 +188,7 @@ def test_old_data_is_used_where_a_run_stored_exemplars_too(
 
 @pytest.mark.usefixtures("no_training")
 def test_what_is_refused(finished: Finished, make_coco: Callable[..., Any], tmp_path: Path) -> None:
-    own, known = make_coco(), make_coco(names=("circle", "dog"), folder="known")
+    own = make_coco()
     output = tmp_path / "own"
     with pytest.raises(InputError, match="'dgo'.*'dog'"):
         teach(finished, own.annotations, own.images, output, classes=["dgo"])

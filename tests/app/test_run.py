@@ -19,7 +19,7 @@ from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import average_precision
 from incdet.evaluation.scoring import measure
 from incdet.memory.manifest import load_memory
-from incdet.methods.registry import known_methods
+from incdet.methods.registry import frozen_settings, known_methods
 from incdet.network import checkpoint
 from incdet.training.worker import Worker
 
@@ -78,7 +78,10 @@ def test_every_file_of_the_run_folder_is_there(finished: Finished) -> None:
 
 
 def test_the_frozen_configuration_is_that_of_the_run(finished: Finished) -> None:
-    assert load_config(finished.root / "config.yaml") == finished.config
+    """With every number of its methods, so that a later version with others repeats it all the same."""
+    found = load_config(finished.root / "config.yaml")
+    assert found == finished.config.model_copy(update={"method": frozen_settings(list(METHODS), {})})
+    assert found.method["incdet"]["kd_response"]["weight"] == 0.5 and list(found.method) == list(METHODS)
 
 
 def numbers(value: dict[str, Any], *names: str) -> None:
@@ -418,9 +421,11 @@ def test_a_checkpoint_serves_as_step_one(finished: Finished, settings: Settings)
 
 @pytest.mark.usefixtures("without_report")
 def test_an_ablation_runs_under_its_own_name(settings: Settings) -> None:
-    root = run(settings(methods=["incdet"], without=["replay", "kd_box"]), display=quiet()[0])
+    changed = {"incdet": {"kd_response": {"weight": 0.25}}}
+    config = settings(methods=["incdet"], without=["replay", "kd_box"], method=changed)
+    root = run(config, display=quiet()[0])
     value = read(root / "results.json")
-    assert value["method"] == "incdet-replay-kd_box"
+    assert value["method"] == "incdet-replay-kd_box" and value["changed"] == ["kd_response.weight=0.25"]
     assert [entry["memory"]["images"] for entry in value["steps"]] == [0, 0, 0]
     lines = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
     trained = [line for line in lines if line["event"] == "train" and line["phase"] == "step 2 train"]
@@ -439,6 +444,9 @@ def test_an_ablation_runs_under_its_own_name(settings: Settings) -> None:
         ({"memory": {"total": 5}}, "at least 6"),
         ({"methods": ["incdte"]}, "'incdet'"),
         ({"methods": ["finetune"], "without": ["replay"]}, "no part 'replay'"),
+        ({"method": {"incdet": {"kd_respons": {"weight": 1.0}}}}, "did you mean 'kd_response'"),
+        ({"method": {"incdet": {"kd_response": {"weight": -1.0}}}}, r"method\.incdet\.kd_response\.weight: is -1"),
+        ({"method": {"incdte": {}}}, "no method is called 'incdte'"),
         ({"base": "nowhere"}, "nowhere"),
         (
             {

@@ -1,4 +1,4 @@
-"""Engines on the CPU whose log is closed when the test ends."""
+"""Engines on the CPU whose log is closed when the test ends, and a step to learn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import Finished
+from scenery import Scenery
 
+from incdet.config import Config
 from incdet.config import Engine as Settings
 from incdet.training.engine import Engine
 from incdet.training.log import RunLog
@@ -25,3 +28,10 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
     yield make
     for log in journals:
         log.close()
+
+
+@pytest.fixture
+def scenery(finished: Finished, settings: Callable[..., Config], tmp_path: Path) -> Iterator[Scenery]:
+    made = Scenery(finished, settings(methods=["incdet"]), tmp_path / "scenery")
+    yield made
+    made.log.close()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -75,8 +76,10 @@ def test_what_is_compared_with_knows_no_student() -> None:
     assert before.terms.keys() == after.terms.keys() == {"kd_quality", "kd_box"}
     assert before.counts == after.counts and float(before.counts["images"]) == 4
     for name, lists in before.terms.items():
+        others = after.terms[name]
+        assert isinstance(lists, Mapping) and isinstance(others, Mapping)
         for key, entries in lists.items():
-            other = after.terms[name][key]
+            other = others[key]
             assert isinstance(entries, Entries) and isinstance(other, Entries)
             assert torch.equal(entries.image, other.image) and torch.equal(entries.anchor, other.anchor)
             assert all(torch.equal(value, other[item]) for item, value in entries.values.items())
