@@ -56,7 +56,6 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
     result = IncrementalRetinaNet(_architecture(model), vocab, backbone=copy.deepcopy(model.backbone))
     result.class_head.tower = copy.deepcopy(head.conv)
     result.box_head = copy.deepcopy(model.head.regression_head)
-    result.anchor_generator = copy.deepcopy(model.anchor_generator)
     predictor = result.class_head.predictors[0]
     assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
     anchors = result.architecture.anchors_per_cell
