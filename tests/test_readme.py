@@ -144,9 +144,9 @@ def test_the_demo_writes_what_the_readme_says(demo: Path) -> None:
     assert (output / "base/step_1/model.safetensors").is_file()
     assert (output / "incdet/step_3/checkpoint.json").is_file()
     assert json.loads((output / "comparison.json").read_text("utf-8"))
-    assert list((output / "plots").glob("*.png"))
+    assert list((output / "plots").glob("*.svg"))
     page = (output / "report.html").read_text("utf-8")
-    assert "data:image/png;base64," in page
+    assert "data:image/jpeg;base64," in page
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", page), "the report needs no other file"
 
 
