@@ -33,6 +33,7 @@ setup(
         "albumentations==2.0.8",  # last release under MIT
         "albucore==0.0.24",  # the one that albumentations 2.0.8 was built on; later ones break it
         "pydantic>=2.9",  # reads descriptions from attribute docstrings
+        "typing-extensions",  # `Self` on Python 3.10; pydantic needs it anyway
         "pyyaml",
         "rich",  # progress bar and tables
         "opencv-python-headless",  # decodes and resizes pictures; never install another OpenCV beside it

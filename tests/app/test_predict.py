@@ -59,7 +59,7 @@ def test_a_class_is_framed_in_the_colour_of_its_column(saved: Path, photographs:
     (entry,) = json.loads(file.read_text())["images"]
     drawn = cv2.imread(str(next((tmp_path / "out").glob("*.png"))))
     assert drawn is not None and drawn.shape[:2] == (entry["height"], entry["width"])
-    shown = {"#" + bytes(pixel[::-1]).hex().upper() for pixel in drawn.reshape(-1, 3).tolist()}
+    shown = {"#" + pixel[::-1].tobytes().hex().upper() for pixel in drawn.astype(np.uint8).reshape(-1, 3)}
     colours = class_colours(checkpoint.load(saved).vocab.names)
     assert {colours[item["name"]] for item in entry["detections"]} <= shown
 
