@@ -19,16 +19,20 @@ def imported(package: Path) -> set[str]:
     return found - set(sys.stdlib_module_names) - {"incdet"}
 
 
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 PARTS = {"pydantic_core": "pydantic"}  # which pins it
 
 
 def test_every_package_that_is_imported_is_declared(repository: Path) -> None:
     text = (repository / "setup.py").read_text("utf-8")
-    declared = {name.lower() for name in re.findall(r'"([A-Za-z][\w-]*)(?:[>=<!].*?)?"', text)}
+    declared = {normal(name) for name in re.findall(r'"([A-Za-z][\w-]*)(?:[>=<!].*?)?"', text)}
     providers = packages_distributions()
     missing = {
         module
         for module in {PARTS.get(name, name) for name in imported(repository / "incdet")}
-        if not declared & {name.lower() for name in providers.get(module, [module])}
+        if not declared & set(map(normal, providers.get(module, [module])))
     }
     assert missing == set()
