@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -127,3 +128,10 @@ def test_what_cannot_be_a_name_is_said(name: object) -> None:
 )
 def test_any_other_text_can(name: str) -> None:
     assert name_problem(name) == ""
+
+
+def test_a_string_is_no_list_of_names() -> None:
+    words: Any = "tram"
+    for build in (Vocabulary((("cat",),)).grow, Vocabulary, lambda step: Vocabulary((step,))):
+        with pytest.raises(InputError, match=r"'tram', which is no list -> give a list: \['tram'\]"):
+            build(words)
