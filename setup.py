@@ -28,14 +28,15 @@ setup(
         "accelerate",  # devices, mixed precision, several processes
         "safetensors",  # checkpoints that run no code when they are read
         "numpy",
-        "pillow",  # reads picture headers; torchvision needs it anyway
+        "pillow",  # reads picture headers, draws labels; torchvision needs it anyway
         "pycocotools",  # the reference for COCO AP
-        "albumentations==2.0.8",  # last release under MIT; brings opencv-python-headless: no other OpenCV beside it
+        "albumentations==2.0.8",  # last release under MIT
         "albucore==0.0.24",  # the one that albumentations 2.0.8 was built on; later ones break it
         "pydantic>=2.9",  # reads descriptions from attribute docstrings
+        "typing-extensions",  # `Self` on Python 3.10; pydantic needs it anyway
         "pyyaml",
         "rich",  # progress bar and tables
-        "matplotlib",  # plots of the report
+        "opencv-python-headless",  # decodes and resizes pictures; never install another OpenCV beside it
     ],
     extras_require={
         "test": [

@@ -64,6 +64,8 @@ class Vocabulary:
     source_ids: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
+        for words in (self.steps, *self.steps):
+            _refuse_string(words)
         given = [tuple(step) for step in self.steps]
         steps = (tuple(clean_name(name) if isinstance(name, str) else name for name in step) for step in given)
         object.__setattr__(self, "steps", tuple(steps))
@@ -146,6 +148,7 @@ class Vocabulary:
 
     def grow(self, names: Sequence[str], source_ids: Mapping[str, int] | None = None) -> Vocabulary:
         """The vocabulary with one more step; the columns of all earlier names stay as they are."""
+        _refuse_string(names)
         merged = {**(self.source_ids or {}), **(source_ids or {})}
         return Vocabulary((*self.steps, tuple(names)), merged or None)
 
@@ -162,6 +165,13 @@ class Vocabulary:
     def from_json(cls, value: Mapping[str, Any]) -> Vocabulary:
         """The inverse of ``to_json``."""
         return cls(tuple(tuple(step) for step in value["steps"]), value.get("source_ids"))
+
+
+def _refuse_string(words: object) -> None:
+    """A string is a sequence of strings too: its letters."""
+    if isinstance(words, str):
+        problem = f"are the string {words!r}, which is no list"
+        raise InputError(_finding("classes", problem, f"give a list: [{words!r}]"))
 
 
 def _finding(item: str, problem: str, fix: str) -> Finding:

@@ -10,6 +10,7 @@ from finished_run import Finished
 from incdet.app.run import prepare_data
 from incdet.config import Config
 from incdet.data.protocols import StepView, step_view
+from incdet.memory.manifest import load_memory
 from incdet.methods.method import Method
 from incdet.methods.registry import get_method
 from incdet.network import checkpoint

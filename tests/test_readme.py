@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from benchmarks import suite_names
+from PIL import Image
 
 from incdet.app.cli import build_parser
 from incdet.config import load_config
+from incdet.data.formats import read_coco, read_voc
+from incdet.evaluation.metrics import ClassScore, summary
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 VERB_OF_TOOL = {"train_incremental": "train", "evaluate": "evaluate", "finetune_custom": "extend"}
@@ -82,6 +85,60 @@ def test_every_command_of_the_readme_is_understood(words: list[str], monkeypatch
         load_config(arguments.config, [*arguments.overrides, *rest])
 
 
+def questions() -> list[str]:
+    """The commands that answer a question of the table."""
+    table = TEXT.split("## What people ask", 1)[1].split("\n## ", 1)[0]
+    return [code for code in re.findall(r"`([^`]+)`", table) if code.startswith("incdet ")]
+
+
+@pytest.mark.parametrize("command", questions())
+def test_every_answer_is_a_command_that_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    arguments, rest = build_parser().parse_known_args(shlex.split(command)[1:])
+    assert all("=" in word for word in rest)
+    if arguments.verb == "train":
+        load_config(arguments.config, [*arguments.overrides, *rest])
+
+
+def test_what_an_answer_adds_to_the_command_is_understood() -> None:
+    table = TEXT.split("## What people ask", 1)[1].split("\n## ", 1)[0]
+    added = [shlex.split(code) for code in re.findall(r"`(--[^`]+)`", table)]
+    assert len(questions()) >= 4 and ["--resume"] in added
+    for words in added:
+        verb = {"--resume": ["train", "--config", "x"]}.get(words[0], ["extend", "--data", "x", "--output", "y"])
+        given = [*verb, "--checkpoint", "z"] if verb[0] == "extend" else verb
+        assert build_parser().parse_known_args([*given, *words])[1] == []
+
+
+def test_partly_annotated_data_is_read_as_the_readme_says(tmp_path: Path) -> None:
+    (part,) = blocks("json")
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "partly.json").write_text(part, encoding="utf-8")
+    first, second = read_coco(tmp_path / "partly.json", tmp_path / "images").records
+    assert first.coverage == {"cat"} and second.coverage == {"cat", "dog"}
+    (tree,) = blocks("xml")
+    (tmp_path / "images" / "a.xml").write_text(tree, encoding="utf-8")
+    other = tree.replace("<covered><name>cat</name></covered>", "").replace("<name>cat</name>", "<name>dog</name>")
+    (tmp_path / "images" / "b.xml").write_text(other, encoding="utf-8")
+    partly, whole = read_voc(tmp_path / "images").records
+    assert partly.coverage == {"cat"} and whole.coverage == {"cat", "dog"}
+
+
+def test_the_relative_gap_is_that_of_the_readme() -> None:
+    assert "RelGap is the part of joint training's AP50 that is missing" in " ".join(TEXT.split())
+    steps, joint = [["cat"]], {"cat": ClassScore(0.2, 0.8)}
+    assert summary({1: {"cat": ClassScore(0.1, 0.6)}}, steps, joint)["RelGap"] == pytest.approx(0.25)
+
+
+def test_a_machine_without_a_gpu_is_told_of_its_own_build() -> None:
+    said = " ".join(blocks("text"))
+    assert (
+        "git clone" in said and "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu" in said
+    )
+
+
 def test_the_marked_block_is_the_test_command_and_ci_runs_it(repository: Path) -> None:
     marked = re.findall(r"^<!-- test command -->\n```bash\n(.*?)\n```", TEXT, re.MULTILINE | re.DOTALL)
     assert marked == ["pip install -e '.[test]' && pytest"]
@@ -144,9 +201,9 @@ def test_the_demo_writes_what_the_readme_says(demo: Path) -> None:
     assert (output / "base/step_1/model.safetensors").is_file()
     assert (output / "incdet/step_3/checkpoint.json").is_file()
     assert json.loads((output / "comparison.json").read_text("utf-8"))
-    assert list((output / "plots").glob("*.png"))
+    assert list((output / "plots").glob("*.svg"))
     page = (output / "report.html").read_text("utf-8")
-    assert "data:image/png;base64," in page
+    assert "data:image/jpeg;base64," in page
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", page), "the report needs no other file"
 
 
@@ -156,7 +213,8 @@ def test_the_python_example_runs_on_the_demo(demo: Path) -> None:
 
     cv2.imwrite(str(demo / "photo.png"), np.full((70, 90, 3), 99, np.uint8))
     example, conversion = blocks("python")
-    run(demo, [sys.executable, "-c", example + "\nassert len(names) == len(found['scores'])"])
+    outdated = "error::DeprecationWarning:torchvision.io.image"
+    run(demo, [sys.executable, "-W", outdated, "-c", example + "\nassert len(names) == len(found['scores'])"])
     small = conversion.replace("weights=weights", "weights=None, weights_backbone=None, num_classes=91")  # no download
     assert small != conversion
     run(demo, [sys.executable, "-c", small + "\nassert len(detector.vocab) == 82"])

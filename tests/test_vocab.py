@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from incdet.errors import InputError
-from incdet.vocab import Vocabulary
+from incdet.vocab import Vocabulary, clean_name, look_alikes, name_problem
 
 VOCAB = Vocabulary((("cat", "dog"), ("cow",), ("bus", "car")))
 STEPS = st.lists(st.text("abcdef", min_size=1, max_size=3), min_size=1, max_size=9, unique=True).flatmap(
@@ -83,3 +84,54 @@ def test_source_ids_are_kept_through_growth_and_json() -> None:
     assert [vocab.source_id(name) for name in vocab.names] == [17, 3, 3]  # without one: column + 1
     assert Vocabulary.from_json(vocab.to_json()).source_ids == {"cat": 17, "dog": 3}
     assert VOCAB.source_id("bus") == 4 and VOCAB.grow(["ant"]).source_ids is None
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("star ", "star"),
+        ("traffic\u00a0light", "traffic light"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\ufeffcat\n", "cat"),
+        ("\uff23\uff29\uff32\uff23\uff2c\uff25", "\uff23\uff29\uff32\uff23\uff2c\uff25"),
+    ],
+)
+def test_names_are_composed_and_stripped(written: str, name: str) -> None:
+    assert clean_name(written) == name
+    assert Vocabulary(((written,),)).names == (name,)
+
+
+def test_look_alikes_of_known_names_are_told() -> None:
+    known = ("circle", "traffic light", "c++", "c#", "straße")
+    names = ["Circle", "circle", "traffic_light", "\uff23ircle", "Traffic-Light", "c", "STRASSE", "star"]
+    assert look_alikes(names, known) == {
+        "Circle": "circle",
+        "traffic_light": "traffic light",
+        "\uff23ircle": "circle",
+        "Traffic-Light": "traffic light",
+        "STRASSE": "straße",
+    }
+
+
+@pytest.mark.parametrize("name", ["", " \n", "a\x1b[31m", "\ud800", "x" * 201, 7, None])
+def test_what_cannot_be_a_name_is_said(name: object) -> None:
+    assert name_problem(name)
+    with pytest.raises(InputError):
+        Vocabulary(((name,),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", ["R&D cart", "[/b]", "$x_{$", "<script>", "\u96fb\u8eca", "\U0001f468\u200d\U0001f469"]
+)
+def test_any_other_text_can(name: str) -> None:
+    assert name_problem(name) == ""
+
+
+def test_a_string_is_no_list_of_names() -> None:
+    words: Any = "tram"
+    for build in (Vocabulary((("cat",),)).grow, Vocabulary, lambda step: Vocabulary((step,))):
+        with pytest.raises(InputError, match=r"'tram', which is no list -> give a list: \['tram'\]"):
+            build(words)

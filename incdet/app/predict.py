@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from incdet.data.dataset import image_size
+from incdet.data.dataset import image_size, read_image
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import detect
 from incdet.evaluation.results import SCHEMA
-from incdet.files import require_output, write_json
+from incdet.files import require_output, write_bytes, write_json
 from incdet.network import checkpoint
 from incdet.network.device import device_named
-from incdet.report import plots as viz
+from incdet.report.drawing import draw_detections
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -66,10 +67,16 @@ def predict(
         ]
         entry = {"image": str(record.image), "width": record.width, "height": record.height, "detections": detections}
         entries.append(entry)
-        viz.photograph(entry, output / f"{record.image.stem}_{record.image_id}.png")
+        _write(output / f"{record.image.stem}_{record.image_id}.png", record, detections, model.vocab.names)
     file = output / "detections.json"
     write_json(file, {"schema": SCHEMA, "checkpoint": str(path), "threshold": threshold, "images": entries})
     return file
+
+
+def _write(file: Path, record: Record, detections: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """The picture with its detections, a PNG of the photograph's own size."""
+    drawn = draw_detections(read_image(record), detections, names)
+    write_bytes(file, cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def _files(images: Sequence[Path]) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from incdet.errors import Finding, suggest
+from incdet.errors import Finding, shown, suggest
 
 
 def findings_of(
@@ -79,12 +79,7 @@ def _finding(fault: ErrorDetails, root: type[BaseModel], file_of: Callable[[str]
         hint += f" For example {json.dumps(to_jsonable_python(field.default))}."
     near = suggest(str(value), _choices(field.annotation)) if fault["type"] == "literal_error" and field else ""
     hint = f"{near} {hint}" if near.startswith("did you mean") else hint
-    return Finding(file, item, f"is {_short(value)}: {problem[0].lower()}{problem[1:]}", hint)
-
-
-def _short(value: object, most: int = 200) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]} ..."
+    return Finding(file, item, f"is {shown(repr(value))}: {problem[0].lower()}{problem[1:]}", hint)
 
 
 def _choices(annotation: Any) -> Iterable[str]:

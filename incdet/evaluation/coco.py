@@ -22,7 +22,7 @@ class _Boxes(NamedTuple):
     """The annotations of a COCO data set as columns; n of them.
 
     Attributes:
-        image: (n,) int64, image ids.
+        image: (n,) int64, numbers of the images from 1.
         category: (n,) int64, from 1.
         box: (n, 4) float64, x, y, width, height.
         extra: (n,) iscrowd of objects, float64 scores of detections.
@@ -65,8 +65,13 @@ def precisions(
     Arguments as for `coco_scores`; there is at least one record and one name.
     """
     module = _backend(backend)
-    truth, guesses = _truth(records, names), _guesses(records, found)
-    images = [{"id": r.image_id, "width": r.width, "height": r.height, "file_name": ""} for r in records]
+    numbers = _numbers(records)
+    truth, guesses = _truth(records, names, numbers), _guesses(found, numbers)
+    sizes = [(record.width, record.height) for record in records]
+    images = [
+        {"id": number, "width": width, "height": height, "file_name": ""}
+        for number, (width, height) in zip(numbers, sizes, strict=True)
+    ]
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     with _silence():
         if hasattr(module.COCO, "from_arrays"):
@@ -74,7 +79,7 @@ def precisions(
         else:
             sides = _from_dicts(module, images, categories, truth, guesses)
         evaluation = module.COCOeval(*sides, "bbox")
-        evaluation.params.imgIds = [record.image_id for record in records]
+        evaluation.params.imgIds = numbers
         evaluation.params.catIds = list(range(1, len(names) + 1))
         evaluation.params.areaRng = [[0.0, 1e10]]
         evaluation.params.areaRngLbl = ["all"]
@@ -85,17 +90,26 @@ def precisions(
     return curves
 
 
-def _truth(records: Sequence[Record], names: Sequence[str]) -> _Boxes:
+def _numbers(records: Sequence[Record]) -> list[int]:
+    """1, 2, ... for the records in the order of their image ids, which a scorer might round to float64.
+
+    In their order, for detections of equal scores are ranked by the image they stand in.
+    """
+    ranks = {image_id: rank for rank, image_id in enumerate(sorted({r.image_id for r in records}), start=1)}
+    return [ranks[record.image_id] for record in records]
+
+
+def _truth(records: Sequence[Record], names: Sequence[str], numbers: Sequence[int]) -> _Boxes:
     column = {name: number for number, name in enumerate(names, start=1)}
     category = np.array([column.get(name, 0) for record in records for name in record.names], np.int64)
-    image = np.repeat([record.image_id for record in records], [len(record.names) for record in records])
+    image = np.repeat(numbers, [len(record.names) for record in records])
     crowd = np.concatenate([record.ignore for record in records]).astype(np.int64)
     known = category > 0
     return _Boxes(image[known], category[known], _sides([r.boxes for r in records])[known], crowd[known])
 
 
-def _guesses(records: Sequence[Record], found: Sequence[Detections]) -> _Boxes:
-    image = np.repeat([record.image_id for record in records], [len(item.labels) for item in found])
+def _guesses(found: Sequence[Detections], numbers: Sequence[int]) -> _Boxes:
+    image = np.repeat(numbers, [len(item.labels) for item in found])
     category = np.concatenate([item.labels for item in found]).astype(np.int64) + 1
     scores = np.concatenate([item.scores for item in found]).astype(np.float64)
     return _Boxes(image, category, _sides([item.boxes for item in found]), scores)

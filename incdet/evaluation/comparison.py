@@ -69,6 +69,8 @@ def _method_json(result: Results, joint: Results | None) -> dict[str, Any]:
         ),
         "RSD": None if best is None else metrics.relative_drop(scores, best, old),
         "RPD": None if best is None else metrics.relative_drop(scores, best, result.classes[-1]),
+        "kept": result.kept,
+        "false_alarms": result.last.false_alarms.get("new") if result.last is not None else None,
         "exemplars": {"images": final and final.memory["images"], "MB": final and final.megabytes},
         "minutes": result.minutes,
     }

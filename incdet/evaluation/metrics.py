@@ -253,6 +253,16 @@ def gaps(value: Number, joint: Number) -> tuple[Number, Number]:
     return absolute, (absolute / joint if absolute is not None and joint else None)
 
 
+def kept(learned: PerClass, final: PerClass, names: Iterable[str], metric: str = "AP50") -> Number:
+    """The share of the mean over ``names`` when they were learned that is left in the end; more than 1 where it grew.
+
+    Classes that one of the two does not know are left out of both.
+    """
+    both = [name for name in names if learned.get(name) is not None and final.get(name) is not None]
+    start, end = group_mean(learned, both, metric), group_mean(final, both, metric)
+    return end / start if start and end is not None else None
+
+
 def intransigence(table: Matrix, joint: Sequence[Number]) -> Number:
     """Mean over k of ``joint[k] - R[k][k]``: what the method could not learn (Chaudhry et al., ECCV 2018).
 

@@ -188,6 +188,22 @@ class Results:
         """The summary of results.json: see ``metrics.summary`` for what is AP and what AP50."""
         return {**self.summary_against(), "AbsGap": self._gaps[0], "RelGap": self._gaps[1]}
 
+    @property
+    def learned(self) -> Scores:
+        """The scores every class had after the first step that measured it."""
+        first: Scores = {}
+        for result in self.steps.values():
+            first = {**result.scores, **first}
+        return first
+
+    @property
+    def kept(self) -> Number:
+        """The share of the old classes' AP50 when they were learned that is left after the last step."""
+        old = [name for names in self.classes[:-1] for name in names]
+        return (
+            metrics.kept(self.learned, self.last.scores, old) if self.last is not None and len(self.steps) > 1 else None
+        )
+
     def groups(self, step: int, metric: str = "AP50") -> dict[str, Number]:
         """``{"old", "new", "all"}`` means after ``step``; old is None at step 1."""
         scores = self.steps[step].scores

@@ -31,6 +31,7 @@ from incdet.network.backbones import (
 )
 from incdet.network.bn_folding import fold_norms
 from incdet.network.heads import ClassHead, build_box_head, build_tower, norm_layer
+from incdet.network.settings import TorchvisionSettings
 from incdet.network.targets import Target, check_targets, resized_targets, scale_boxes
 from incdet.network.transform import Shape, batch_images, shapes_after_resizing
 from incdet.network.weights import load_weights, read_weights
@@ -103,8 +104,10 @@ class HeadOutputs(NamedTuple):
     anchors: Tensor
 
 
-class IncrementalRetinaNet(nn.Module):
+class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
     """A RetinaNet whose classes come in increments; ``model(images, targets)`` behaves as torchvision's does.
+
+    Torchvision's attributes (``score_thresh``, ``transform.min_size``, ...) can be read and set as there.
 
     Args:
         architecture: What to build.
@@ -139,7 +142,6 @@ class IncrementalRetinaNet(nn.Module):
         self.box_head = build_box_head(
             width, anchors, build_tower(width, architecture.tower_depth, norm), architecture.box_loss
         )
-        self.anchor_generator = AnchorGenerator(architecture.anchor_sizes, architecture.ratios)
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
         self._external_grids: dict[tuple[int, int], list[tuple[int, int]]] = {}
         if state is not None:
@@ -263,7 +265,7 @@ class IncrementalRetinaNet(nn.Module):
         torchvision computes them in the features' dtype; in bfloat16 that moves two in five by up to 2 px at 512 px.
         """
         device = self.device
-        key = (padded, tuple(grids), device)
+        key = (padded, tuple(grids), device, self.architecture.anchor_sizes, self.architecture.ratios)
         known = self._anchors.get(key)
         if known is None:
             # A tensor made in inference mode could never enter a loss later.
@@ -271,8 +273,9 @@ class IncrementalRetinaNet(nn.Module):
                 strides = [
                     [torch.tensor(padded[axis] // grid[axis], device=device) for axis in (0, 1)] for grid in grids
                 ]
-                self.anchor_generator.set_cell_anchors(torch.float32, device)
-                known = torch.cat(self.anchor_generator.grid_anchors(grids, strides))
+                generator = AnchorGenerator(self.architecture.anchor_sizes, self.architecture.ratios)
+                generator.set_cell_anchors(torch.float32, device)
+                known = torch.cat(generator.grid_anchors(grids, strides))
             # Nobody changes a dict that another thread may be reading: a new one takes its place.
             latest = list(self._anchors.items())[1 - CACHED_SHAPES :]
             self._anchors = {**dict(latest), key: known}

@@ -22,6 +22,7 @@ from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_modules
 from incdet.network.bn_folding import unfold_norms
 from incdet.network.heads import norm_layer
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.network.torchvision_faults import faults_of
 from incdet.vocab import Vocabulary
 
 
@@ -36,7 +37,8 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
         classes: The name of each of its columns; None drops the column. COCO weights have 91, of which 80 are classes.
 
     Raises:
-        InputError: The model is not of that kind, or the names do not fit its columns.
+        InputError: The model is not of that kind or has a part that cannot be carried (a method, hook, anchor or
+            weight of its own), or the names do not fit its columns; all that is in the way is named.
     """
     if not isinstance(model, RetinaNet) or not isinstance(model.head, RetinaNetHead):
         raise _error(
@@ -44,6 +46,10 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
             "is not a torchvision RetinaNet with torchvision's heads",
             "pass torchvision.models.detection.RetinaNet",
         )
+    if isinstance(classes, str):
+        raise _error("classes", f"is the string {classes!r}", f"give a list: [{classes!r}]")
+    if faults := faults_of(model):
+        raise InputError(faults)
     head = model.head.classification_head
     kept = [column for column, name in enumerate(classes) if name is not None]
     if len(classes) != head.num_classes or not kept:
@@ -54,9 +60,10 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
         )
     vocab = Vocabulary((tuple(name for name in classes if name is not None),))
     result = IncrementalRetinaNet(_architecture(model), vocab, backbone=copy.deepcopy(model.backbone))
+    if repr(result.class_head.tower) != repr(head.conv):
+        raise _error("tower", f"is {head.conv!r}", "build it of 3x3 convolutions, as torchvision's heads do")
     result.class_head.tower = copy.deepcopy(head.conv)
     result.box_head = copy.deepcopy(model.head.regression_head)
-    result.anchor_generator = copy.deepcopy(model.anchor_generator)
     predictor = result.class_head.predictors[0]
     assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
     anchors = result.architecture.anchors_per_cell
@@ -64,7 +71,8 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
     with torch.no_grad():
         predictor.weight.copy_(_columns(head.cls_logits.weight, anchors, kept))
         predictor.bias.copy_(_columns(head.cls_logits.bias, anchors, kept))
-    predictor.requires_grad_(head.cls_logits.weight.requires_grad)
+    predictor.weight.requires_grad_(head.cls_logits.weight.requires_grad)
+    predictor.bias.requires_grad_(head.cls_logits.bias.requires_grad)
     return result.train(model.training)
 
 
@@ -127,8 +135,6 @@ def _architecture(model: Any) -> Architecture:
     kind = model.head.regression_head._loss_type
     if kind not in ("l1", "giou"):
         raise _error("box loss", f"is {kind!r}", "use 'l1' or 'giou'")
-    if not matcher.allow_low_quality_matches:
-        raise _error("matcher", "lets boxes go without an anchor", "use allow_low_quality_matches=True")
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     epsilons = {module.eps for module in model.backbone.modules() if isinstance(module, BATCH_NORMS)}
     frozen = bool(norms) and all(isinstance(module, FrozenBatchNorm2d) for module in norms)
@@ -188,7 +194,8 @@ def _recognised(backbone: nn.Module, architecture: Architecture) -> Architecture
             built: Any = build_backbone(candidate)
         same_taps = list(built.body.return_layers) == list(backbone.body.return_layers)
         # The text of a module names every layer with its type and numbers; the taps are all that it leaves out.
-        if same_taps and repr(built) == repr(backbone):
+        same_names = built.state_dict().keys() == backbone.state_dict().keys()
+        if same_taps and same_names and repr(built) == repr(backbone):
             return _as_builder(candidate)
     return architecture
 

@@ -12,6 +12,7 @@ from helpers import network
 from incdet.app.predict import predict
 from incdet.errors import InputError
 from incdet.network import checkpoint
+from incdet.report.palette import class_colours
 
 
 @pytest.fixture
@@ -51,6 +52,16 @@ def test_every_picture_of_a_folder_gets_detections_and_a_drawing(
             assert 0 <= x1 <= x2 <= entry["width"] and 0 <= y1 <= y2 <= entry["height"]
     assert all(cv2.imread(str(picture)) is not None for picture in (tmp_path / "out").glob("*.png"))
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_a_class_is_framed_in_the_colour_of_its_column(saved: Path, photographs: Path, tmp_path: Path) -> None:
+    file = predict(saved, [photographs / "a.jpg"], tmp_path / "out", threshold=0.0, device="cpu")
+    (entry,) = json.loads(file.read_text())["images"]
+    drawn = cv2.imread(str(next((tmp_path / "out").glob("*.png"))))
+    assert drawn is not None and drawn.shape[:2] == (entry["height"], entry["width"])
+    shown = {"#" + pixel[::-1].tobytes().hex().upper() for pixel in drawn.astype(np.uint8).reshape(-1, 3)}
+    colours = class_colours(checkpoint.load(saved).vocab.names)
+    assert {colours[item["name"]] for item in entry["detections"]} <= shown
 
 
 def test_the_threshold_keeps_the_rest_out(saved: Path, photographs: Path, tmp_path: Path) -> None:

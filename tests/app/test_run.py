@@ -71,7 +71,7 @@ def test_every_file_of_the_run_folder_is_there(finished: Finished) -> None:
     for place in places:
         expected |= {f"{place}/{file}" for file in kept}
     assert expected - files == set()
-    assert any(name.startswith("plots/") and name.endswith(".png") for name in files)
+    assert any(name.startswith("plots/") and name.endswith(".svg") for name in files)
     assert any(name.startswith("samples/images/") for name in files)
     assert not [name for name in files if name.endswith((".pt", ".tmp"))]  # no state, no half-written file
     assert {path.name for path in finished.root.iterdir() if path.is_dir()} == {"base", "plots", "samples", *METHODS}

@@ -64,7 +64,7 @@ def test_training_the_student_does_not_move_it() -> None:
 def test_a_student_that_holds_it_does_not_store_it() -> None:
     student = network()
     names = list(student.state_dict())
-    student.teacher = Teacher(student)  # type: ignore[assignment]
+    student.teacher = Teacher(student)
     assert list(student.state_dict()) == names
     assert len(list(student.parameters())) == len(list(network().parameters()))
 

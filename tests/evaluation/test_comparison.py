@@ -27,6 +27,8 @@ def test_the_comparison_holds_every_method_and_its_gap(tmp_path: Path) -> None:
     assert entry["summary_AP"]["AbsGap"] == pytest.approx(0.4 / 3)
     assert entry["average_incremental_AP50"] == pytest.approx((0.55 + 1.4 / 3) / 2)
     assert (entry["RSD"], entry["RPD"]) == pytest.approx((0.5, 0.0))
+    assert entry["kept"] == pytest.approx(0.4 / 0.6) and entry["false_alarms"] is None
+    assert value["methods"]["joint"]["kept"] is None
     assert entry["exemplars"] == {"images": 12, "MB": 3.4} and entry["minutes"] == pytest.approx(3.0)
     assert value["methods"]["joint"]["summary"]["RelGap"] is None
     assert value["methods"]["finetune"]["summary"]["RelGap"] > entry["summary"]["RelGap"]

@@ -179,3 +179,11 @@ def test_means_leave_out_classes_without_ground_truth() -> None:
     assert metrics.group_mean(SCORES[3], ["cat", "dog", "unheard"]) == 0.5
     assert metrics.group_mean(SCORES[3], ["dog"]) is None
     assert metrics.mean([]) is None
+
+
+def test_kept_is_the_share_of_what_was_learned_that_is_left() -> None:
+    learned = {"cat": ClassScore(0.1, 0.8), "dog": ClassScore(0.1, 0.4), "bird": None}
+    final = {"cat": ClassScore(0.1, 0.6), "dog": ClassScore(0.1, 0.3), "bird": ClassScore(0.1, 0.9)}
+    assert metrics.kept(learned, final, ["cat", "dog", "bird"]) == pytest.approx(0.75)
+    assert metrics.kept(learned, final, ["bird"]) is None and metrics.kept(learned, {}, ["cat"]) is None
+    assert metrics.kept({"cat": ClassScore(0.0, 0.0)}, final, ["cat"]) is None  # nothing was there to be kept

@@ -61,6 +61,21 @@ def scene(seed: int, images: int = 25) -> tuple[list[Record], dict[int, Detectio
     return records, detections
 
 
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("first", [0, 2**53, 2**63, 2**70])
+def test_image_ids_of_any_size_keep_a_perfect_score(first: int, backend: str) -> None:
+    records = [record(first + number, [[10, 10, 50, 50]], ["cat"]) for number in range(4)]
+    perfect = [Detections(r.boxes.copy(), np.array([0.9], np.float32), np.zeros(1, np.int64)) for r in records]
+    assert coco_scores(records, perfect, ["cat"], backend) == [(1.0, 1.0)]
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_the_order_of_the_records_does_not_move_the_score(backend: str) -> None:
+    records, detections = scene(3)
+    first = coco_scores(records, [detections[r.image_id] for r in records], NAMES, backend)
+    assert coco_scores(records[::-1], [detections[r.image_id] for r in records[::-1]], NAMES, backend) == first
+
+
 def plain_coco(records: Sequence[Record], detections: dict[int, Detections], name: str) -> tuple[float, float]:
     """AP and AP50 of one class as a user of pycocotools gets them, with loadRes, default settings and summarize."""
     from pycocotools.coco import COCO

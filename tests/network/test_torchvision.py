@@ -15,6 +15,7 @@ from torchvision.models.detection import RetinaNet, fcos_resnet50_fpn, retinanet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from incdet.config.architecture import Architecture
@@ -202,3 +203,115 @@ def test_names_must_fit_the_columns(names: list[str | None], message: str) -> No
 def test_other_detectors_are_refused(model: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_torchvision(model(), NAMES)
+
+
+class OwnThreshold(RetinaNet):  # type: ignore[misc]
+    def postprocess_detections(self, *args: Any) -> Any:
+        return super().postprocess_detections(*args)
+
+
+class OwnTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
+    def normalize(self, image: Tensor) -> Tensor:
+        return image
+
+
+class OwnAnchors(AnchorGenerator):  # type: ignore[misc]
+    def grid_anchors(self, *args: Any) -> Any:
+        return super().grid_anchors(*args)
+
+
+class OwnConstructor(RetinaNet):  # type: ignore[misc]
+    """Does what torchvision's own does."""
+
+    def __init__(self) -> None:
+        body = resnet_fpn_backbone(backbone_name="resnet18", weights=None, returned_layers=[1], trainable_layers=1)
+        generator = AnchorGenerator(((16,), (32,)), ((1.0,),) * 2)
+        super().__init__(body, 2, anchor_generator=generator, min_size=48, max_size=64)
+
+    def names(self) -> list[str]:
+        return ["a", "b"]
+
+
+def become(kind: type, part: str = "") -> Callable[[Any], None]:
+    def change(plain: Any) -> None:
+        (getattr(plain, part) if part else plain).__class__ = kind
+
+    return change
+
+
+def own_method(plain: Any) -> None:
+    plain.postprocess_detections = lambda *args: []
+
+
+def own_cells(plain: Any) -> None:
+    plain.anchor_generator.cell_anchors = [cells * 1.5 for cells in plain.anchor_generator.cell_anchors]
+
+
+def own_weights(plain: Any) -> None:
+    plain.box_coder.weights = (10.0, 10.0, 5.0, 5.0)
+
+
+def own_matcher(plain: Any) -> None:
+    plain.proposal_matcher.allow_low_quality_matches = False
+
+
+def own_box_tower(plain: Any) -> None:
+    plain.head.regression_head.conv = plain.head.regression_head.conv[:2]
+
+
+def own_predictor(plain: Any) -> None:
+    plain.head.classification_head.cls_logits = nn.Conv2d(256, 4 * len(NAMES), 1)
+
+
+def own_towers(plain: Any) -> None:
+    for part in (plain.head.classification_head, plain.head.regression_head):
+        part.conv[0][0] = nn.Conv2d(256, 256, 3, padding=2, dilation=2)
+
+
+def hooked(plain: Any) -> None:
+    plain.head.register_forward_hook(lambda *args: None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (become(OwnThreshold), "model: OwnThreshold has its own postprocess_detections"),
+        (become(OwnTransform, "transform"), "transform: OwnTransform has its own normalize"),
+        (become(OwnAnchors, "anchor_generator"), "anchor_generator: OwnAnchors has its own grid_anchors"),
+        (own_method, "model: RetinaNet has its own postprocess_detections"),
+        (own_cells, "cell anchors that do not follow"),
+        (own_weights, "weights .10.0, 10.0, 5.0, 5.0."),
+        (own_matcher, "without an anchor"),
+        (own_box_tower, "towers: of classes and of boxes differ"),
+        (own_predictor, "cls_logits: is Conv2d.*use a 3x3"),
+        (own_towers, "tower: is Sequential"),
+        (hooked, "head: has forward hooks"),
+        (lambda plain: plain.double(), "are float64 -> call model.float"),
+        (lambda plain: plain.requires_grad_(False), "all frozen: after an increment the new predictor alone"),
+    ],
+)
+def test_what_cannot_be_carried_is_refused_with_the_reason(change: Callable[[Any], object], message: str) -> None:
+    plain = small_resnet()
+    change(plain)
+    with pytest.raises(InputError, match=message):
+        from_torchvision(plain, NAMES)
+
+
+def test_a_subclass_that_only_builds_itself_is_carried() -> None:
+    plain = OwnConstructor().eval()
+    ours = from_torchvision(plain, plain.names())
+    plain.score_thresh = ours.score_thresh = 0.0
+    for mine, other in zip(detect(ours), detect(plain), strict=True):
+        torch.testing.assert_close(mine["boxes"], other["boxes"], rtol=1e-5, atol=1e-4)
+
+
+def test_which_tensor_of_the_predictor_learns_comes_along() -> None:
+    plain = small_resnet()
+    plain.head.classification_head.cls_logits.bias.requires_grad_(False)
+    names = from_torchvision(plain, NAMES).trainable_names()
+    assert "class_head.predictors.0.weight" in names and "class_head.predictors.0.bias" not in names
+
+
+def test_a_string_is_no_list_of_classes() -> None:
+    with pytest.raises(InputError, match="is the string 'abcde'"):
+        from_torchvision(small_resnet(), "abcde")

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from incdet.errors import shown
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif")
 """In the order in which one is taken where several lie beside one another."""
 PICTURE_FOLDERS = ("images", "JPEGImages", "Images", "imgs", "img", "pictures", "photos")
@@ -65,7 +67,7 @@ class PictureFolder:
                 return f"there is {place.relative_to(self.folder).as_posix()}: correct the file name"
             rest = place.as_posix().removesuffix(f"/{os.path.join(parent, base)}")
             return f"give --images {rest}" if rest != place.as_posix() else f"it lies at {place}: correct the name"
-        return f"put it into {self.folder / parent} or remove its entry"
+        return f"put it into {shown(str(self.folder / parent))} or remove its entry"
 
     def _readings(self, name: str) -> Iterator[str]:
         """Paths below the folder that ``name`` may stand for, the plainest first."""
