@@ -72,7 +72,7 @@ class Run:
     @cached_property
     def lengths(self) -> Lengths:
         """Optimiser steps of every phase."""
-        return lengths_of(self.config, self.source, self.protocol)
+        return Lengths.of(self.config.train, self.source.train, self.protocol)
 
     def shop(self, states: Path) -> Workshop:
         """What a phase needs that resumes from ``states``."""
@@ -222,10 +222,11 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         announce(protocol, source, folder, shown)
         engine = Engine(config.engine, log, shown)
         engine.say(engine.describe())
-        tell_lengths(engine, config, source, protocol, any(method.joint for method in methods))
         log.write("start", **facts(config, source, engine.describe()))
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, shown, picked, background)
+        joint = joint_view(source.train, protocol, len(protocol.steps)) if "joint" in config.methods else None
+        engine.say(work.lengths.describe(joint and joint.images))
         first, first_results = learn_base(work, base)
         memory = Memory.empty(budget)
         if any(method.replay for method in methods):
@@ -276,18 +277,6 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
         display.say(view.describe())
     value = {"schema": 1, **protocol.to_json(), "views": [view.to_json() for view in views]}
     write_json(folder.root / "protocol.json", value)
-
-
-def lengths_of(config: Config, source: Source, protocol: Protocol) -> Lengths:
-    """Optimiser steps of every phase; those of a given step 1 are nobody's."""
-    views = [step_view(source.train, protocol, step) for step in range(1, len(protocol.steps) + 1)]
-    return Lengths(config.train, [view.images for view in views])
-
-
-def tell_lengths(engine: Engine, config: Config, source: Source, protocol: Protocol, joint: bool) -> None:
-    """Says how long every phase will be, and how many passes over their images that makes."""
-    images = joint_view(source.train, protocol, len(protocol.steps)).images if joint else None
-    engine.say(lengths_of(config, source, protocol).describe(images))
 
 
 def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:

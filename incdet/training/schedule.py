@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from incdet.config import Schedule, Train
+from incdet.data.protocols import Protocol, step_view
+from incdet.data.records import Record
 
 
 class Phase(NamedTuple):
@@ -52,6 +54,12 @@ class Lengths:
 
     def __init__(self, train: Train, images: Sequence[int]) -> None:
         self._train, self._images = train, list(images)
+
+    @classmethod
+    def of(cls, train: Train, records: Sequence[Record], protocol: Protocol) -> Lengths:
+        """Those of a run on ``records`` under ``protocol``."""
+        steps = range(1, len(protocol.steps) + 1)
+        return cls(train, [step_view(records, protocol, step).images for step in steps])
 
     def base(self) -> int:
         """Step 1."""

@@ -102,9 +102,9 @@ def test_parts_of_torchvisions_detector_cannot_be_replaced_without_effect(model:
 
 
 def test_other_anchors_act_at_once(model: IncrementalRetinaNet) -> None:
-    features = model.dense(model.prepare([torch.rand(3, 48, 64)])).features
-    before = model.anchors((48, 64), features)
+    batch = model.prepare([torch.rand(3, 48, 64)])
+    before = model.batch_anchors(batch)
     sizes = tuple(tuple(2 * size for size in level) for level in model.architecture.anchor_sizes)
     model.architecture = model.architecture.changed(anchor_sizes=sizes)
-    after = model.anchors((48, 64), features)
+    after = model.batch_anchors(batch)
     torch.testing.assert_close(after[:, 2:] - after[:, :2], 2 * (before[:, 2:] - before[:, :2]), rtol=0, atol=2)
