@@ -226,7 +226,7 @@ def run(config: Config, *, resume: bool = False, display: Display | None = None)
         picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
         work = Run(config, source, protocol, folder, engine, shown, picked, background)
         joint = joint_view(source.train, protocol, len(protocol.steps)) if "joint" in config.methods else None
-        engine.say(work.lengths.describe(joint and joint.images))
+        engine.say(work.lengths.describe(None if joint is None else joint.images))
         first, first_results = learn_base(work, base)
         memory = Memory.empty(budget)
         if any(method.replay for method in methods):

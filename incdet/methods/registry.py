@@ -15,7 +15,7 @@ from incdet.errors import Finding, InputError, suggest
 from incdet.methods.method import Method, Setting
 
 GROUP = "incdet.methods"
-OWN = ("finetune", "masked", "joint", "lwf", "eeil", "pseudo", "incdet")
+OWN = ("finetune", "masked", "joint", "lwf", "eeil", "pseudo", "cldetr", "incdet")
 
 
 @cache
@@ -63,8 +63,8 @@ def describe_settings() -> Iterator[Setting]:
 
 
 def frozen_settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Every setting of the named methods, with the given ones in place."""
-    return {name: settings_tree(get_method(name, settings=settings)) for name in names}
+    """Every setting of the named methods, and of those that are given some, with the given ones in place."""
+    return {name: settings_tree(get_method(name, settings=settings)) for name in dict.fromkeys((*names, *settings))}
 
 
 def settings_tree(method: Method) -> dict[str, Any]:

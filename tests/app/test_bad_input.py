@@ -143,11 +143,11 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_class_that_is_already_known(make_coco: Any, incdet_command: Any, checkpoint: Path, tmp_path: Path) -> None:
-    data = make_coco()
+    data = make_coco(names=("cat",))
     words = ["--checkpoint", checkpoint, "--data", data.annotations, "--images", data.images]
     done = incdet_command("extend", *words, "--output", tmp_path / "run")
     refused(done, "classes", "are all known")
-    refused(incdet_command("extend", *words, "--output", tmp_path / "run", "--classes", "dgo"), "did you mean 'dog'")
+    refused(incdet_command("extend", *words, "--output", tmp_path / "run", "--classes", "cta"), "did you mean 'cat'")
     assert not (tmp_path / "run").exists()
 
 

@@ -274,9 +274,9 @@ def test_methods_and_keys_are_listed(incdet_command: Callable[..., Any]) -> None
     keys = incdet_command("keys").out
     assert "train.finetune.lr [0.001]" in keys
     for line in (
-        "method.incdet.kd_response.weight [0.5]\n    Factor of the term.",
+        "method.cldetr.kd_response.weight [0.5]\n    Factor of the term.",
         'method.eeil.kd_softmax.selection.kind ["score"]',
-        "method.incdet.replay.share [0.1]",
+        "method.incdet.replay.share [0.3]",
         "method.pseudo.pseudo_labels.highest [0.7]",
     ):
         assert f"\n{line}" in keys

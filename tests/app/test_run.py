@@ -81,7 +81,7 @@ def test_the_frozen_configuration_is_that_of_the_run(finished: Finished) -> None
     """With every number of its methods, so that a later version with others repeats it all the same."""
     found = load_config(finished.root / "config.yaml")
     assert found == finished.config.model_copy(update={"method": frozen_settings(list(METHODS), {})})
-    assert found.method["incdet"]["kd_response"]["weight"] == 0.5 and list(found.method) == list(METHODS)
+    assert found.method["cldetr"]["kd_response"]["weight"] == 0.5 and list(found.method) == list(METHODS)
 
 
 def numbers(value: dict[str, Any], *names: str) -> None:
@@ -131,7 +131,8 @@ def test_results_follow_the_schema(finished: Finished, name: str) -> None:
         numbers(entry["seconds"], "train", "evaluate")
         assert entry["seconds"]["train"] > 0
         assert isinstance(entry["train_images"], int) and 0 < entry["train_images"] <= 14
-        kinds = {"train", "finetune"} if entry["step"] > 1 and METHODS[name].balanced_finetune else {"train"}
+        own = {"interim": METHODS[name].interim, "finetune": METHODS[name].balanced_finetune}
+        kinds = {"train", *(kind for kind, part in own.items() if part is not None and entry["step"] > 1)}
         assert entry["iterations"].keys() == kinds and all(steps > 0 for steps in entry["iterations"].values())
         assert list(entry["memory"]) == ["images", "bytes"]
         if METHODS[name].replay:
@@ -194,8 +195,10 @@ def test_the_log_tells_of_every_step_and_of_what_was_chosen(finished: Finished) 
     phases = {line["phase"] for line in lines if line["event"] == "train"}
     assert phases == {
         "step 1 train",
+        "step 2 interim",
         "step 2 train",
         "step 2 finetune",
+        "step 3 interim",
         "step 3 train",
         "step 3 finetune",
         "joint train",
@@ -271,7 +274,7 @@ class Stopping(Display):
 @pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize(
     ("phase", "iteration"),
-    [("step 1 train", 2), ("step 2 train", 2), ("step 2 finetune", 1), ("step 3 train", 1), ("step 3 finetune", 2)],
+    [("step 1 train", 2), ("step 2 interim", 1), ("step 2 train", 2), ("step 3 interim", 2), ("step 3 train", 1)],
 )
 def test_a_stopped_run_resumes_as_if_it_had_not_been(
     finished: Finished, settings: Settings, phase: str, iteration: int
@@ -421,11 +424,11 @@ def test_a_checkpoint_serves_as_step_one(finished: Finished, settings: Settings)
 
 @pytest.mark.usefixtures("without_report")
 def test_an_ablation_runs_under_its_own_name(settings: Settings) -> None:
-    changed = {"incdet": {"kd_response": {"weight": 0.25}}}
-    config = settings(methods=["incdet"], without=["replay", "kd_box"], method=changed)
+    changed = {"cldetr": {"kd_response": {"weight": 0.25}}}
+    config = settings(methods=["cldetr"], without=["replay", "kd_box"], method=changed)
     root = run(config, display=quiet()[0])
     value = read(root / "results.json")
-    assert value["method"] == "incdet-replay-kd_box" and value["changed"] == ["kd_response.weight=0.25"]
+    assert value["method"] == "cldetr-replay-kd_box" and value["changed"] == ["kd_response.weight=0.25"]
     assert [entry["memory"]["images"] for entry in value["steps"]] == [0, 0, 0]
     lines = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
     trained = [line for line in lines if line["event"] == "train" and line["phase"] == "step 2 train"]
@@ -444,8 +447,8 @@ def test_an_ablation_runs_under_its_own_name(settings: Settings) -> None:
         ({"memory": {"total": 5}}, "at least 6"),
         ({"methods": ["incdte"]}, "'incdet'"),
         ({"methods": ["finetune"], "without": ["replay"]}, "no part 'replay'"),
-        ({"method": {"incdet": {"kd_respons": {"weight": 1.0}}}}, "did you mean 'kd_response'"),
-        ({"method": {"incdet": {"kd_response": {"weight": -1.0}}}}, r"method\.incdet\.kd_response\.weight: is -1"),
+        ({"method": {"cldetr": {"kd_respons": {"weight": 1.0}}}}, "did you mean 'kd_response'"),
+        ({"method": {"cldetr": {"kd_response": {"weight": -1.0}}}}, r"method\.cldetr\.kd_response\.weight: is -1"),
         ({"method": {"incdte": {}}}, "no method is called 'incdte'"),
         ({"base": "nowhere"}, "nowhere"),
         (

@@ -230,7 +230,7 @@ def test_partition_spreads_shared_images_over_the_steps() -> None:
 def test_json_round_trip_and_description() -> None:
     protocol = two_steps("partition")
     assert Protocol.from_json(protocol.to_json()) == protocol
-    assert set(protocol.to_json()) == {"name", "order", "images", "hash", "steps"}
+    assert set(protocol.to_json()) == {"name", "order", "images", "old_labels", "hash", "steps"}
     view = step_view([record(1, "ant", "dog"), record(2, "dog", "emu", "ant")], two_steps(), 2)
     assert "2 images (2 seen before), 3 boxes visible, 2 hidden (2 of old classes)" in view.describe()
     assert view.hash in view.describe() and view.to_json()["boxes_hidden"] == 2 and view.images == 2

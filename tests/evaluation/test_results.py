@@ -18,7 +18,17 @@ def test_the_file_has_the_published_schema(tmp_path: Path) -> None:
     compare([results, run("joint", 0.8, steps=(3,))])
     results.save(tmp_path / "results.json")
     value = json.loads((tmp_path / "results.json").read_text("utf-8"))
-    assert list(value) == ["schema", "method", "seed", "detector", "protocol", "steps", "matrix_AP50", "summary"]
+    assert list(value) == [
+        "schema",
+        "method",
+        "changed",
+        "seed",
+        "detector",
+        "protocol",
+        "steps",
+        "matrix_AP50",
+        "summary",
+    ]
     assert (value["schema"], value["method"], value["seed"], value["detector"]) == (1, "incdet", 7, "tiny")
     assert value["protocol"] == PROTOCOL
     assert value["steps"][0] == {
@@ -31,6 +41,7 @@ def test_the_file_has_the_published_schema(tmp_path: Path) -> None:
         "train_images": 100,
         "memory": {"images": 12, "bytes": 3_400_000},
         "seconds": {"train": 50.0, "evaluate": 10.0},
+        "iterations": {},
     }
     assert value["steps"][2]["old"] == {"AP": 0.2, "AP50": 0.4}
     assert value["steps"][2]["new"] == {"AP": 0.3, "AP50": 0.6}

@@ -140,5 +140,5 @@ def test_a_class_is_chosen_by_the_named_rule_among_the_images_that_are_free(sele
 
 
 def test_an_unknown_selection_is_named() -> None:
-    with pytest.raises(KeyError, match="best"):
+    with pytest.raises(ValueError, match="best.*herding"):
         Memory.empty(Budget(per_class=1)).update([record("x.png", ["ant"])], ["ant"], selection="best")

@@ -251,8 +251,8 @@ def test_every_part_can_be_taken_away(part: str) -> None:
 
 
 def test_with_every_part_taken_away_masked_is_left() -> None:
-    incdet = METHODS["incdet"]
-    bare = incdet.without(*(part for part in incdet.parts if part not in ("replay", "balanced_finetune")), "replay")
+    whole = METHODS["cldetr"]
+    bare = whole.without(*(part for part in whole.parts if part not in ("replay", "balanced_finetune")), "replay")
     assert bare.parts == {} and bare.teachers == () and bare.balanced_finetune is None
     scene = Scene()
     assert scene.losses(bare) == scene.losses(METHODS["masked"])
@@ -260,13 +260,13 @@ def test_with_every_part_taken_away_masked_is_left() -> None:
 
 def test_an_unknown_part_is_refused_with_the_near_one() -> None:
     with pytest.raises(InputError, match="no part 'pseudo_lables'.*'pseudo_labels'"):
-        METHODS["incdet"].without("pseudo_lables")
+        METHODS["cldetr"].without("pseudo_lables")
     with pytest.raises(InputError, match="no part 'replay' -> known: balanced_finetune, kd_softmax"):
         METHODS["eeil"].without("replay", "replay")
 
 
 def test_the_teachers_are_those_that_a_term_listens_to_and_that_there_are() -> None:
-    assert METHODS["masked"].teachers == () and METHODS["incdet"].teachers == ("old",)
+    assert METHODS["masked"].teachers == () and METHODS["cldetr"].teachers == ("old",)
     assert EVERYTHING.teachers == ("old", "interim")
     assert EVERYTHING.without("interim").teachers == ("old",)
     assert replace(EVERYTHING, terms=()).teachers == ()
@@ -283,7 +283,7 @@ def test_features_keep_their_gradient_where_a_term_reads_them() -> None:
 
 
 def test_settings_are_every_number_of_every_part_with_its_description() -> None:
-    settings = {setting.key: setting for setting in METHODS["incdet"].settings()}
+    settings = {setting.key: setting for setting in METHODS["cldetr"].settings()}
     assert settings["kd_response.weight"].value == 0.5 and settings["kd_response.selection.value"].value == 0.05
     assert settings["replay.share"].value == 0.1 and settings["kd_box.images"].value == "both"
     assert all(setting.description for setting in settings.values())
@@ -291,7 +291,7 @@ def test_settings_are_every_number_of_every_part_with_its_description() -> None:
 
 
 def test_a_configured_method_has_the_given_numbers_and_says_which() -> None:
-    own = METHODS["incdet"]
+    own = METHODS["cldetr"]
     given = {"kd_box": {"weight": 2.0}, "kd_response": {"selection": {"kind": "topk", "value": 9}}}
     other = own.configured({**given, "replay": {"share": 0.25}})
     values = {setting.key: setting.value for setting in other.settings()}
@@ -304,20 +304,20 @@ def test_a_configured_method_has_the_given_numbers_and_says_which() -> None:
         "kd_box.weight=2.0",
         "replay.share=0.25",
     )
-    assert other.name == "incdet" and other.title == f"incdet ({', '.join(other.changed)})"
-    assert own.title == "incdet" and own == get_method("incdet")  # a value: the method itself stays as it is
+    assert other.name == "cldetr" and other.title == f"cldetr ({', '.join(other.changed)})"
+    assert own.title == "cldetr" and own == get_method("cldetr")  # a value: the method itself stays as it is
 
 
 def test_a_number_given_as_it_was_is_no_change_and_the_last_one_given_counts() -> None:
-    own = METHODS["incdet"]
+    own = METHODS["cldetr"]
     assert own.configured({"kd_box": {"weight": 0.5}}) == own == own.configured({})
     one = own.configured({"kd_box": {"weight": 2.0}})
     assert one.configured({"kd_box": {"weight": 3.0}}).changed == ("kd_box.weight=3.0",)
 
 
 def test_a_change_of_a_part_that_was_taken_away_is_none() -> None:
-    other = METHODS["incdet"].configured({"kd_box": {"weight": 2.0}, "replay": {"share": 0.25}})
-    assert other.without("kd_box").title == "incdet-kd_box (replay.share=0.25)"
+    other = METHODS["cldetr"].configured({"kd_box": {"weight": 2.0}, "replay": {"share": 0.25}})
+    assert other.without("kd_box").title == "cldetr-kd_box (replay.share=0.25)"
 
 
 def test_what_was_measured_is_measured_again_under_other_numbers() -> None:
@@ -329,8 +329,8 @@ def test_what_was_measured_is_measured_again_under_other_numbers() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"kd_bx": {"weight": 1.0}}, r"method\.incdet\.kd_bx.*unknown.*'kd_box'"),
-        ({"kd_box": {"wieght": 1.0}}, r"method\.incdet\.kd_box\.wieght.*unknown.*'weight'"),
+        ({"kd_bx": {"weight": 1.0}}, r"method\.cldetr\.kd_bx.*unknown.*'kd_box'"),
+        ({"kd_box": {"wieght": 1.0}}, r"method\.cldetr\.kd_box\.wieght.*unknown.*'weight'"),
         ({"kd_response": {"selection": {"vlue": 1.0}}}, r"kd_response\.selection\.vlue.*unknown.*value"),
         ({"kd_box": {"weight": -1.0}}, r"kd_box\.weight.*-1.0.*greater than or equal to 0"),
         ({"kd_box": {"weight": "high"}}, r"kd_box\.weight.*'high'.*number"),
@@ -343,7 +343,7 @@ def test_what_was_measured_is_measured_again_under_other_numbers() -> None:
 )
 def test_a_setting_that_cannot_be_is_refused_by_its_whole_key(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        METHODS["incdet"].configured(values)
+        METHODS["cldetr"].configured(values)
 
 
 def test_a_method_without_parts_says_that_it_has_no_setting() -> None:

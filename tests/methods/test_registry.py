@@ -14,32 +14,38 @@ from incdet.methods.method import Method, Replay
 from incdet.methods.registry import describe_settings, frozen_settings, get_method, known_methods, settings_tree
 
 
-def test_the_seven_methods() -> None:
+def test_the_methods_that_come_with_incdet() -> None:
     methods = known_methods()
-    assert list(methods) == ["finetune", "masked", "joint", "lwf", "eeil", "pseudo", "incdet"]
+    assert list(methods) == ["finetune", "masked", "joint", "lwf", "eeil", "pseudo", "cldetr", "incdet"]
     assert all(method.name == name and method.source and not method.changed for name, method in methods.items())
     assert not methods["finetune"].masked and methods["masked"].masked and methods["joint"].joint
-    assert {name for name, method in methods.items() if method.teachers} == {"lwf", "eeil", "pseudo", "incdet"}
-    assert {name for name, method in methods.items() if method.replay} == {"eeil", "incdet"}
+    assert {name for name, method in methods.items() if method.teachers} == {
+        "lwf",
+        "eeil",
+        "pseudo",
+        "cldetr",
+        "incdet",
+    }
+    assert {name for name, method in methods.items() if method.replay} == {"eeil", "cldetr", "incdet"}
     assert not methods["eeil"].masked  # as in the paper, unlabelled old objects are background
-    assert methods["eeil"].balanced_finetune and "pseudo_labels" in methods["incdet"].parts
-    assert [method for method in methods.values() if method.interim or method.averaging] == []
+    assert methods["eeil"].balanced_finetune and "pseudo_labels" in methods["cldetr"].parts
+    assert [method.name for method in methods.values() if method.interim and method.averaging] == ["incdet"]
 
 
 def test_an_unknown_method_is_refused_with_the_near_one() -> None:
     with pytest.raises(InputError, match="'incdte'.*'incdet'"):
         get_method("incdte")
     with pytest.raises(InputError, match=r"method\.icdet.*no method.*'incdet'"):
-        get_method("incdet", settings={"icdet": {"kd_box": {"weight": 2.0}}})
+        get_method("cldetr", settings={"icdet": {"kd_box": {"weight": 2.0}}})
     with pytest.raises(InputError, match="'finetune' has no part 'replay'"):
         get_method("finetune", ["replay"])
     assert get_method("lwf") == known_methods()["lwf"]
 
 
 def test_a_method_is_got_with_its_own_settings_and_less_its_parts() -> None:
-    settings = {"incdet": {"kd_box": {"weight": 2.0}}, "lwf": {"kd_response": {"temperature": 2.0}}}
-    method = get_method("incdet", ["pseudo_labels"], settings)
-    assert method.title == "incdet-pseudo_labels (kd_box.weight=2.0)"
+    settings = {"cldetr": {"kd_box": {"weight": 2.0}}, "lwf": {"kd_response": {"temperature": 2.0}}}
+    method = get_method("cldetr", ["pseudo_labels"], settings)
+    assert method.title == "cldetr-pseudo_labels (kd_box.weight=2.0)"
     assert get_method("lwf", settings=settings).changed == ("kd_response.temperature=2.0",)
     assert get_method("pseudo", settings=settings).changed == ()
 
@@ -47,7 +53,7 @@ def test_a_method_is_got_with_its_own_settings_and_less_its_parts() -> None:
 def test_every_setting_of_every_method_is_described_under_its_whole_key() -> None:
     found = {setting.key: setting for setting in describe_settings()}
     assert found["method.lwf.kd_response.selection.kind"].value == "all"
-    assert found["method.incdet.kd_response.weight"].value == 0.5
+    assert found["method.cldetr.kd_response.weight"].value == 0.5
     assert not any(key.startswith(("method.finetune", "method.masked", "method.joint")) for key in found)
     assert len(found) == sum(len([*method.settings()]) for method in known_methods().values())
 
@@ -58,11 +64,11 @@ def test_a_frozen_configuration_rebuilds_the_method(name: str) -> None:
 
 
 def test_frozen_settings_hold_what_was_given_and_all_else() -> None:
-    given = {"incdet": {"kd_box": {"weight": 2.0}}}
-    tree = frozen_settings(["incdet", "finetune"], given)
-    assert tree["finetune"] == {} and tree["incdet"]["kd_box"]["weight"] == 2.0
-    assert tree["incdet"]["kd_response"]["selection"] == {"kind": "score", "value": 0.05}
-    assert get_method("incdet", settings=tree) == get_method("incdet", settings=given)
+    given = {"cldetr": {"kd_box": {"weight": 2.0}}}
+    tree = frozen_settings(["cldetr", "finetune"], given)
+    assert tree["finetune"] == {} and tree["cldetr"]["kd_box"]["weight"] == 2.0
+    assert tree["cldetr"]["kd_response"]["selection"] == {"kind": "score", "value": 0.05}
+    assert get_method("cldetr", settings=tree) == get_method("cldetr", settings=given)
 
 
 # --- methods of other packages
@@ -98,7 +104,7 @@ def test_a_package_adds_a_method_of_its_own(offered: list[Any]) -> None:
     [
         (KdBox(), "package:0: is KdBox, not a Method"),
         (Method("my-own", "a package"), "is called 'my-own'.*letters"),
-        (Method("incdet", "a package"), "is called 'incdet', as another is"),
+        (Method("cldetr", "a package"), "is called 'cldetr', as another is"),
     ],
 )
 def test_what_is_no_method_of_its_own_name_is_refused(offered: list[Any], value: Any, words: str) -> None:

@@ -203,7 +203,8 @@ def test_the_strongest_candidates_of_each_image_enter_the_suppression(seed: int,
     logits, deltas = draw(seed, 4, 60, 3), draw(seed + 1, 4, 60, 4, spread=0.2)
     taken = taken_by(seed, 4, anchors, 0.2)
     image, anchor = boxes_by_image(logits, deltas, anchors, taken, 0.3, 0.7, most)
-    rows = Entries.of((logits.sigmoid().amax(-1) > 0.3) & ~taken, logits=logits, deltas=deltas)
+    scores = logits.sigmoid()
+    rows = Entries.of((scores.amax(-1) > 0.3) & ~taken, scores=scores, deltas=deltas)
     kept = rows.only(surviving(rows, anchors, 0.7, most))
     assert places(kept) == set(zip(image.tolist(), anchor.tolist(), strict=True))
 
