@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from incdet.app.extend import extend
     from incdet.app.extend import extend as finetune_custom
     from incdet.app.predict import predict
-    from incdet.app.run import run as train
+    from incdet.app.train import train
     from incdet.config import Config, load_config
     from incdet.config.architecture import Architecture
     from incdet.config.architecture import Architecture as Recipe
@@ -68,7 +68,7 @@ _HOME = {
     "predict": "incdet.app.predict:predict",
     "save": "incdet.network.checkpoint:save",
     "to_torchvision": "incdet.network.torchvision:to_torchvision",
-    "train": "incdet.app.run:run",  # not `run`: that is the module's name
+    "train": "incdet.app.train:train",
     "write_report": "incdet.report.html:write_report",
 }
 

@@ -13,7 +13,7 @@ import torch
 from finished_run import Finished
 from helpers import assert_equal_states, record, state_of, target
 
-from incdet.app.run import prepare_data
+from incdet.app.train import prepare_data
 from incdet.config import Config, Schedule
 from incdet.data.protocols import StepView, step_view
 from incdet.distillation.pseudo_labels import Thresholds, fit_thresholds
