@@ -24,9 +24,9 @@ from incdet.data.sources import Source
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import Detections, detect
 from incdet.evaluation.match_file import load_matches, save_matches
-from incdet.evaluation.metrics import Interval, Matches
+from incdet.evaluation.metrics import Interval, Matches, paired_changes
 from incdet.evaluation.results import Results
-from incdet.evaluation.scoring import measure, paired_changes
+from incdet.evaluation.scoring import measure
 from incdet.files import write_json
 from incdet.memory.exemplars import Memory
 from incdet.memory.manifest import load_memory, save_memory
