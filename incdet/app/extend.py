@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,10 @@ from incdet.app.run_folder import CONFIG, RunFolder, difference
 from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.app.unused import refuse_unused
 from incdet.config import Config, Extension, load_config, parse_config
-from incdet.data.formats.splits import Purpose
+from incdet.data.leaks import find_leaks, leak_warnings
 from incdet.data.protocols import Protocol
-from incdet.data.records import LabelledSet
+from incdet.data.records import Exif, LabelledSet
+from incdet.data.resize import Geometry
 from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.results import Results
@@ -28,7 +30,7 @@ from incdet.methods.base import Method, get_method
 from incdet.network import checkpoint
 from incdet.network.checkpoint import Checkpoint
 from incdet.training.increment import choose_exemplars
-from incdet.vocab import Vocabulary
+from incdet.vocab import Vocabulary, look_alike_warnings
 
 _ELSEWHERE = {
     "base": "the detector is that of --checkpoint",
@@ -50,6 +52,7 @@ def extend(
     *,
     output: Path,
     split: str | None = None,
+    exif: Exif = "auto",
     classes: Sequence[str] | None = None,
     method: str = "incdet",
     overrides: Sequence[str] = (),
@@ -73,6 +76,7 @@ def extend(
         images: Folder of their pictures, where they lie apart.
         output: Run folder of its own.
         split: Which split of ``data`` is learned; None takes a training split.
+        exif: Whether pictures are turned as the camera says.
         classes: The classes to learn; all of the file's if None. ``"cat,dog"`` is two unless the file has it as one.
         method: Name of the method.
         overrides: ``key=value`` settings.
@@ -97,6 +101,7 @@ def extend(
         annotations=data,
         images=images,
         split=split,
+        exif=exif,
         classes=tuple(classes) if classes else None,
         old_annotations=old_data,
         old_images=old_images,
@@ -123,7 +128,7 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
     method = _method(config)
     Run.require(config, resume=resume)
     loaded = checkpoint.load(extension.checkpoint)
-    given = _Given.read(extension)
+    given = _Given.read(extension, Geometry.smallest(loaded.model.architecture))
     source, protocol = _data(given, extension, loaded.vocab)
     budget = Budget(config.memory.total, config.memory.per_class)
     step = len(protocol.steps)
@@ -158,14 +163,24 @@ class _Given(NamedTuple):
     test: LabelledSet | None
 
     @classmethod
-    def read(cls, one: Extension) -> _Given:
-        def opened(path: Path | None, images: Path | None, split: str | None, purpose: Purpose) -> LabelledSet | None:
-            return None if path is None else read_annotations(path, images, split, purpose=purpose)
-
-        own = read_annotations(one.annotations, one.images, one.split)
-        old = opened(one.old_annotations, one.old_images, one.old_split, "train")
-        test = opened(one.test_annotations, one.test_images, one.test_split, "test")
+    def read(cls, one: Extension, geometry: Geometry | None) -> _Given:
+        opened = partial(read_annotations, exif=one.exif, geometry=geometry)
+        own, old, test = opened(one.annotations, one.images, one.split), None, None
+        if one.old_annotations is not None:
+            old = opened(one.old_annotations, one.old_images, one.old_split)
+        if one.test_annotations is not None:
+            test = opened(one.test_annotations, one.test_images, one.test_split, purpose="test")
         return cls(own, old, test)
+
+    def warnings(self, one: Extension, known: Vocabulary) -> tuple[Finding, ...]:
+        """What the files say, class names that look like known ones, and pictures that are tested on too."""
+        found = [warning for part in self if part is not None for warning in part.warnings]
+        found += look_alike_warnings(str(one.annotations), self.own.names, known.names)
+        for part, name in ((self.own, one.annotations), (self.old, one.old_annotations)):
+            if part is not None and self.test is not None:
+                leaks = find_leaks(part.records, self.test.records)
+                found += leak_warnings(leaks, str(name), str(one.test_annotations))
+        return tuple(found)
 
 
 def new_classes(vocab: Vocabulary, own: LabelledSet, classes: Sequence[str] | None, file: Path) -> tuple[str, ...]:
@@ -224,7 +239,9 @@ def _data(given: _Given, extension: Extension, known: Vocabulary) -> tuple[Sourc
     steps = (*known.steps, names)
     protocol = Protocol("+".join(str(len(part)) for part in steps), "as taught", steps, "overlap")
     numbered = [replace(record, image_id=number) for number, record in enumerate(test, start=1)]
-    return Source(list(own.records), numbered, own.names, dict(own.source_ids), own.warnings), protocol
+    return Source(
+        list(own.records), numbered, own.names, dict(own.source_ids), given.warnings(extension, known)
+    ), protocol
 
 
 def _stored_memory(extension: Extension, step: int) -> Memory | None:

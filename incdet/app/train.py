@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from incdet.app.annotations import picture_progress
 from incdet.app.detector import build_model, describe, load_base
 from incdet.app.progress import Display
 from incdet.app.run import Run
@@ -78,7 +79,8 @@ def prepare_data(config: Config) -> tuple[Source, Protocol]:
     Raises:
         InputError: The data cannot be read, or lacks a class of the protocol.
     """
-    source = open_source(config)
+    with picture_progress() as progress:
+        source = open_source(config, progress)
     rule = config.protocol
     steps = parse_steps(rule.steps, class_order(rule.order, source.names, source.source_ids))
     name = rule.steps if isinstance(rule.steps, str) else "+".join(str(len(step)) for step in steps)

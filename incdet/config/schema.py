@@ -74,6 +74,8 @@ class Data(Section):
     """Seeded subsets of the images."""
     keep_empty: Flag = False
     """Keep training images without a visible object."""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """Turn pictures as the camera says (`apply`) or not (`ignore`); `auto` tells it from the stated sizes."""
 
     @classmethod
     def of_other_formats(cls, chosen: str) -> dict[str, str]:
@@ -261,6 +263,8 @@ class Extension(Section):
     """Folder of their images, where they lie apart."""
     split: str | None = None
     """Their split; null takes a training split."""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """Turn pictures as the camera says (`apply`) or not (`ignore`); `auto` tells it from the stated sizes."""
     classes: tuple[str, ...] | None = None
     """Classes to learn; null takes all that the annotations name."""
     old_annotations: Path | None = None

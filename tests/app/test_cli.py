@@ -96,7 +96,7 @@ def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[...,
     assert calls == [
         (
             (Path("a"), Path("b"), Path("c")),
-            {"split": None, "output": tmp_path / "d", "batch_size": 8, "device": "auto"},
+            {"split": None, "exif": "auto", "output": tmp_path / "d", "batch_size": 8, "device": "auto"},
         )
     ]
     assert [line.split() for line in done.out.splitlines()[:3]] == [

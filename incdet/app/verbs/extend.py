@@ -40,6 +40,7 @@ def extend(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.images,
         split=arguments.split,
+        exif=arguments.exif,
         classes=arguments.classes,
         method=arguments.method,
         output=arguments.output,
