@@ -26,6 +26,7 @@ __all__ = [
     "from_torchvision",
     "load",
     "load_config",
+    "load_detector",
     "predict",
     "save",
     "to_torchvision",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from incdet.config.architecture import Architecture as Recipe
     from incdet.errors import Finding, InputError
     from incdet.network.checkpoint import load, save
+    from incdet.network.importing import load_detector
     from incdet.network.retinanet import IncrementalRetinaNet
     from incdet.network.torchvision import from_torchvision, to_torchvision
     from incdet.report.html import write_report
@@ -65,6 +67,7 @@ _HOME = {
     "from_torchvision": "incdet.network.torchvision:from_torchvision",
     "load": "incdet.network.checkpoint:load",
     "load_config": "incdet.config:load_config",
+    "load_detector": "incdet.network.importing:load_detector",
     "predict": "incdet.app.predict:predict",
     "save": "incdet.network.checkpoint:save",
     "to_torchvision": "incdet.network.torchvision:to_torchvision",
