@@ -26,6 +26,7 @@ __all__ = [
     "from_torchvision",
     "load",
     "load_config",
+    "load_detector",
     "predict",
     "save",
     "to_torchvision",
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
     from incdet.app.extend import extend
     from incdet.app.extend import extend as finetune_custom
     from incdet.app.predict import predict
-    from incdet.app.run import run as train
+    from incdet.app.train import train
     from incdet.config import Config, load_config
     from incdet.config.architecture import Architecture
     from incdet.config.architecture import Architecture as Recipe
     from incdet.errors import Finding, InputError
     from incdet.network.checkpoint import load, save
+    from incdet.network.importing import load_detector
     from incdet.network.retinanet import IncrementalRetinaNet
     from incdet.network.torchvision import from_torchvision, to_torchvision
     from incdet.report.html import write_report
@@ -65,10 +67,11 @@ _HOME = {
     "from_torchvision": "incdet.network.torchvision:from_torchvision",
     "load": "incdet.network.checkpoint:load",
     "load_config": "incdet.config:load_config",
+    "load_detector": "incdet.network.importing:load_detector",
     "predict": "incdet.app.predict:predict",
     "save": "incdet.network.checkpoint:save",
     "to_torchvision": "incdet.network.torchvision:to_torchvision",
-    "train": "incdet.app.run:run",  # not `run`: that is the module's name
+    "train": "incdet.app.train:train",
     "write_report": "incdet.report.html:write_report",
 }
 

@@ -43,6 +43,20 @@ def look_alikes(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     return {name: other for name, other in alike.items() if name != other}
 
 
+def look_alike_warnings(file: str, names: Sequence[str], known: Sequence[str]) -> list[Finding]:
+    """A warning for each of a file's class ``names`` that only looks like one of ``known``."""
+    return [
+        Finding(
+            file,
+            f"class {name!r}",
+            f"looks like {other!r} and is taken for a class of its own",
+            f"rename it to {other!r} in the annotations if it is the same class",
+            "warning",
+        )
+        for name, other in look_alikes(names, known).items()
+    ]
+
+
 def _folded(name: str) -> str:
     signs = unicodedata.normalize("NFKC", name).casefold()
     return "".join(sign for sign in signs if sign != "_" and unicodedata.category(sign) not in ("Zs", "Pd")) or name

@@ -40,8 +40,9 @@ class Command(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def _no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv("INCDET_DATA", raising=False)
+    monkeypatch.setenv("INCDET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

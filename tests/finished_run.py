@@ -12,7 +12,7 @@ from helpers import tiny_settings
 from rich.console import Console
 
 from incdet.app.progress import Display
-from incdet.app.run import run
+from incdet.app.train import train
 from incdet.config import Config
 from incdet.methods.registry import known_methods
 
@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
     config = tiny_settings(folder / "run", methods=list(known_methods()))
     display, text = quiet()
-    run(config, display=display)
+    train(config, display=display)
     return Finished(folder / "run", folder / "shapes", config, text.getvalue())
 
 
@@ -53,7 +53,7 @@ def settings(finished: Finished, tmp_path: Path) -> Callable[..., Config]:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take longer than the tiny runs themselves; the finished run has them."""
-    monkeypatch.setattr("incdet.app.run.write_report", lambda folder: None)
+    monkeypatch.setattr("incdet.app.steps.write_report", lambda folder: None)
 
 
 @pytest.fixture

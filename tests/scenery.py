@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finished_run import Finished
 
-from incdet.app.run import prepare_data
+from incdet.app.train import prepare_data
 from incdet.config import Config
 from incdet.data.protocols import StepView, step_view
 from incdet.memory.manifest import load_memory

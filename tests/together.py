@@ -15,7 +15,7 @@ import torch
 from helpers import tiny_settings
 from training_steps import sure_network
 
-from incdet.app.run import prepare_data
+from incdet.app.train import prepare_data
 from incdet.config import Config
 from incdet.data.protocols import step_view
 from incdet.distillation.provider import Teaching

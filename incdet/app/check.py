@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from incdet.data.formats.reader import open_splits
-from incdet.data.images import check_pictures
+from incdet.app.annotations import picture_progress
+from incdet.data.formats.reader import recognise, with_pictures
+from incdet.data.formats.splits import apart, choose_split
+from incdet.data.records import Exif
 from incdet.errors import Finding, InputError
 
 
-def check(data: Path, images: Path | None, split: str | None = None) -> Sequence[Finding]:
+def check(data: Path, images: Path | None, split: str | None = None, *, exif: Exif = "auto") -> Sequence[Finding]:
     """What is wrong with annotations, of every split unless one is named, or else with their pictures."""
-    try:
-        found = open_splits(data, images, split)
-    except InputError as error:
-        return error.findings
-    return [finding for one in found for finding in [*one.warnings, *check_pictures(one.records)]]
+    found = recognise(data, images)
+    names = apart(found.splits) if split is None else [choose_split(found.splits, split, "train", data)]
+    findings: list[Finding] = []
+    with picture_progress() as progress:
+        for name in names:
+            try:
+                findings += with_pictures(found.read(name), exif, progress=progress).warnings
+            except InputError as error:
+                findings += error.findings
+    return findings

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from incdet.app.annotations import read_annotations
+from incdet.data.records import Exif
+from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import detect
 from incdet.evaluation.metrics import group_mean
@@ -22,6 +24,7 @@ def evaluate(
     images: Path | None,
     *,
     split: str | None = None,
+    exif: Exif = "auto",
     output: Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
@@ -33,6 +36,7 @@ def evaluate(
         annotations: In any format, see ``open_annotations``.
         images: Folder of the pictures, where they do not lie beside the annotations.
         split: The split to score; None takes a test split.
+        exif: Whether pictures are turned as the camera says.
         output: File to write the result to.
         batch_size: Images per forward.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -48,7 +52,9 @@ def evaluate(
         require_output(output)
     place = device_named(device)
     model = checkpoint.load(path).model
-    data = read_annotations(annotations, images, split, purpose="test")
+    data = read_annotations(
+        annotations, images, split, purpose="test", exif=exif, geometry=Geometry.smallest(model.architecture)
+    )
     shared = [name for name in model.vocab.names if name in data.names]
     if not shared:
         raise InputError(

@@ -1,34 +1,49 @@
-"""A checkpoint and somebody's own annotations: teach it their classes."""
+"""A checkpoint and somebody's own annotations: teach it their classes, as one more step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from incdet.app.annotations import read_annotations
-from incdet.app.facts import facts
+from incdet.app.detector import describe
+from incdet.app.origin import run_of
 from incdet.app.progress import Display
-from incdet.app.run import Run, announce, conclude, learn_steps
-from incdet.app.run_folder import CONFIG, claim, refuse_other_run
-from incdet.config import Config, load_config
-from incdet.data.formats.splits import Purpose
+from incdet.app.run import Run
+from incdet.app.run_folder import CONFIG, RunFolder, difference
+from incdet.app.steps import conclude, learn_steps, size_of
+from incdet.app.unused import refuse_unused
+from incdet.config import Config, Extension, load_config, parse_config
+from incdet.data.leaks import find_leaks, leak_warnings
 from incdet.data.protocols import Protocol
-from incdet.data.records import LabelledSet, Record
+from incdet.data.records import Exif, LabelledSet
+from incdet.data.resize import Geometry
 from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.manifest import load_memory
-from incdet.methods.registry import get_method
+from incdet.methods.method import Method
+from incdet.methods.registry import frozen_settings, get_method
 from incdet.network import checkpoint
-from incdet.network.device import device_named
-from incdet.network.retinanet import IncrementalRetinaNet
-from incdet.report.samples import pick_samples
-from incdet.training.engine import Engine
-from incdet.training.log import RunLog
-from incdet.training.worker import Worker
-from incdet.vocab import Vocabulary
+from incdet.network.checkpoint import Checkpoint
+from incdet.training.increment import choose_exemplars
+from incdet.vocab import Vocabulary, look_alike_warnings
+
+_ELSEWHERE = {
+    "base": "the detector is that of --checkpoint",
+    "data": "the annotations are those of --data",
+    "extend": "the options of the command say it",
+    "methods": "give --method",
+    "model": "the network is that of --checkpoint",
+    "output": "give --output",
+    "protocol": "the step is --classes",
+    "train.joint": "there is no joint training",
+}
+"""Settings that an extension does not use, and what says it in their place."""
 
 
 def extend(
@@ -38,6 +53,7 @@ def extend(
     *,
     output: Path,
     split: str | None = None,
+    exif: Exif = "auto",
     classes: Sequence[str] | None = None,
     method: str = "incdet",
     overrides: Sequence[str] = (),
@@ -47,12 +63,13 @@ def extend(
     test_data: Path | None = None,
     test_images: Path | None = None,
     test_split: str | None = None,
+    resume: bool = False,
 ) -> Path:
     """Teaches the checkpoint at ``path`` the classes of somebody's own annotation file, as one more step.
 
-    Settings come from the run the checkpoint lies in, where there is one, then from ``overrides``. Exemplars are chosen
-    from ``old_data``; where it is not given, they are those of that run; where there is neither, the method goes
-    without replay.
+    Settings come from the run that made the checkpoint, where there is one, then from ``overrides``. Exemplars are
+    chosen from ``old_data``; where it is not given, they are those of that run; where there is neither, the method goes
+    without replay. The same call goes on with an extension that was stopped.
 
     Args:
         path: Checkpoint folder.
@@ -60,6 +77,7 @@ def extend(
         images: Folder of their pictures, where they lie apart.
         output: Run folder of its own.
         split: Which split of ``data`` is learned; None takes a training split.
+        exif: Whether pictures are turned as the camera says.
         classes: The classes to learn; all of the file's if None. ``"cat,dog"`` is two unless the file has it as one.
         method: Name of the method.
         overrides: ``key=value`` settings.
@@ -69,72 +87,101 @@ def extend(
         test_data: Annotations to measure old and new classes on, before and after.
         test_images: Their image folder.
         test_split: Their split; None takes a test split.
+        resume: Refuse with what differs, where ``output`` holds an extension by another call.
 
     Returns:
         The run folder; the new checkpoint is its ``step_<t>``.
 
     Raises:
         InputError: Anything that is wrong with the input; nothing has been trained then.
+        TrainingError: A loss was not finite.
+        OutputError: The disk refuses; the same call goes on when there is room.
     """
-    config = _config(path, output, method, overrides)
-    device_named(config.engine.device, "key engine.device")
-    chosen = get_method(method, settings=config.method)
-    if chosen.joint:
-        raise InputError(
-            Finding("command line", "method joint", "needs the data of all steps", "use another: incdet methods")
-        )
-    refuse_other_run(config, resume=False)
-    loaded = checkpoint.load(path)
-    own = read_annotations(data, images, split)
-    names, refreshed = new_classes(loaded.model.vocab, own, classes, data)
-    own = replace(own, records=tuple(record.restrict((*names, *refreshed)) for record in own.records))
-    step = len(loaded.model.vocab.steps) + 1
-    protocol = Protocol(
-        "+".join(str(len(part)) for part in (*loaded.model.vocab.steps, names)),
-        "as taught",
-        (*loaded.model.vocab.steps, names),
-        "overlap",
-        config.protocol.old_labels if config.protocol.old_labels != "hide" else "use",
+    extension = Extension(
+        checkpoint=str(path),
+        annotations=data,
+        images=images,
+        split=split,
+        exif=exif,
+        classes=tuple(classes) if classes else None,
+        old_annotations=old_data,
+        old_images=old_images,
+        old_split=old_split,
+        test_annotations=test_data,
+        test_images=test_images,
+        test_split=test_split,
     )
-    test = _read_or_none(test_data, test_images, test_split, "test")
-    source = Source(
-        list(own.records), _numbered(test.records if test else ()), own.names, dict(own.source_ids), own.warnings
-    )
-    old = _read_or_none(old_data, old_images, old_split, "train")
+    config = _settings(extension, output, method, overrides)
+    frozen = config.output / CONFIG
+    return run_extension(config, resume=resume or (frozen.is_file() and not difference(frozen, config)))
+
+
+def run_extension(config: Config, *, resume: bool = False, display: Display | None = None) -> Path:
+    """The extension that ``config.extend`` describes; see ``extend``.
+
+    Args:
+        config: The settings, as ``extend`` freezes them in its run folder.
+        resume: Go on with what the folder holds.
+        display: Shows progress; by default on stdout.
+    """
+    extension = config.extend
+    assert extension is not None, "a configuration of incdet train has no extension"
+    method = _method(config)
+    Run.require(config, resume=resume)
+    loaded = checkpoint.load(extension.checkpoint)
+    given = _Given.read(extension, Geometry.smallest(loaded.model.architecture))
+    source, protocol = _data(given, extension, loaded.vocab)
     budget = Budget(config.memory.total, config.memory.per_class)
-    if chosen.replay:
+    step = len(protocol.steps)
+    replays = method.replay is not None and 0 not in (budget.total, budget.per_class)
+    if replays:
         budget.quotas(protocol.names)
-    wants = chosen.replay is not None and 0 not in (budget.total, budget.per_class)
-    remembered = _stored_memory(path, step - 1) if wants and old_data is None else None
-    folder = claim(config)
-    with (
-        RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
-        Display() as display,
-        Worker() as background,
-    ):
-        for found in (own, old, test):
+    stored = _stored_memory(extension, step - 1) if replays and given.old is None else None
+    detector = describe(loaded.model.architecture)
+    with Run.open(config, source, protocol, detector, resume=resume, display=display) as work:
+        for found in given:
             if found is not None:
-                display.say(found.describe())
-        announce(protocol, source, folder, display)
-        engine = Engine(config.engine, log, display)
-        engine.say(engine.describe())
-        log.write("start", **facts(config, source, engine.describe()))
-        model = loaded.model.to(engine.device)
-        others = old.records if old else ()
-        memory = _old_memory(model, remembered, others, budget, config, display) if wants else Memory.empty(budget)
-        samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
-        work = Run(config, source, protocol, folder, engine, display, samples, background)
-        before = work.results(chosen)
-        work.begin(chosen.name)
-        work.measure(model, before, step - 1, folder.root, seconds=None)
-        results = learn_steps(work, chosen, model, before, memory, start=step)
+                work.display.say(found.describe())
+        loaded.model.to(work.engine.device)
+        results = work.taken_up(work.folder.root, method)
+        memory = Memory.empty(budget)
+        if replays:
+            memory = _old_memory(work, loaded, stored, given.old, budget)
+        work.begin(method.name)
+        if step - 1 not in results.steps:
+            work.measure(loaded.model, results, step - 1, work.folder.root, seconds=None, memory=size_of(memory))
+        learn_steps(work, method, loaded.model, memory, results, start=step)
         conclude(work, [results])
-        _tell(results, step, display)
-    return folder.root
+        _tell(results, step, work.display)
+    return work.folder.root
 
 
-def _read_or_none(data: Path | None, images: Path | None, split: str | None, purpose: Purpose) -> LabelledSet | None:
-    return None if data is None else read_annotations(data, images, split, purpose=purpose)
+class _Given(NamedTuple):
+    """The annotations that an extension names."""
+
+    own: LabelledSet
+    old: LabelledSet | None
+    test: LabelledSet | None
+
+    @classmethod
+    def read(cls, one: Extension, geometry: Geometry | None) -> _Given:
+        opened = partial(read_annotations, exif=one.exif, geometry=geometry)
+        own, old, test = opened(one.annotations, one.images, one.split), None, None
+        if one.old_annotations is not None:
+            old = opened(one.old_annotations, one.old_images, one.old_split)
+        if one.test_annotations is not None:
+            test = opened(one.test_annotations, one.test_images, one.test_split, purpose="test")
+        return cls(own, old, test)
+
+    def warnings(self, one: Extension, known: Vocabulary) -> tuple[Finding, ...]:
+        """What the files say, class names that look like known ones, and pictures that are tested on too."""
+        found = [warning for part in self if part is not None for warning in part.warnings]
+        found += look_alike_warnings(str(one.annotations), self.own.names, known.names)
+        for part, name in ((self.own, one.annotations), (self.old, one.old_annotations)):
+            if part is not None and self.test is not None:
+                leaks = find_leaks(part.records, self.test.records)
+                found += leak_warnings(leaks, str(name), str(one.test_annotations))
+        return tuple(found)
 
 
 def new_classes(
@@ -168,45 +215,63 @@ def chosen_classes(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...
     return tuple(dict.fromkeys(name for name in stripped if name))
 
 
-def _config(path: Path, output: Path, method: str, overrides: Sequence[str]) -> Config:
-    """The settings of the run that made the checkpoint, or the defaults, as those of a run of their own."""
-    parents = [path.resolve(), *path.resolve().parents][:4]
-    frozen = next((parent / CONFIG for parent in parents if (parent / CONFIG).is_file()), None)
-    own = [f"output={output}", f"methods=[{method}]", "base=null", "without=[]"]
-    return load_config(frozen, [*own, *overrides])
+def _settings(extension: Extension, output: Path, method: str, overrides: Sequence[str]) -> Config:
+    """The settings of the run that made the checkpoint, or the defaults, with what an extension has no use for gone."""
+    run = run_of(Path(extension.checkpoint))
+    inherited = {"train.base": "train.increment and train.finetune are set already: change those"} if run else {}
+    refuse_unused(overrides, {**_ELSEWHERE, **inherited}, "incdet extend")
+    words = [f"methods={[method]}", "without=[]", *overrides]
+    config = load_config(run / CONFIG if run else None, words).model_copy(
+        update={"extend": extension, "output": output}
+    )
+    config = config.model_copy(update={"method": frozen_settings([method], config.method)})
+    return parse_config(config.tree(), "settings")
 
 
-def _stored_memory(path: Path, step: int) -> Memory | None:
-    manifest = path.resolve().parent / "memory" / f"step_{step}.json"
-    return load_memory(manifest) if manifest.is_file() else None
+def _method(config: Config) -> Method:
+    method = get_method(config.methods[0], config.without, config.method)
+    if method.joint:
+        fix = "use another: incdet methods"
+        raise InputError(Finding("command line", "method joint", "needs the data of all steps", fix))
+    return method
+
+
+def _data(given: _Given, extension: Extension, known: Vocabulary) -> tuple[Source, Protocol]:
+    """The records to learn from and to test on, and the protocol with their classes as its last step."""
+    own, test = given.own, given.test.records if given.test is not None else ()
+    names, refreshed = new_classes(known, own, extension.classes, extension.annotations)
+    steps = (*known.steps, names)
+    protocol = Protocol("+".join(str(len(part)) for part in steps), "as taught", steps, "overlap", "use")
+    records = [record.restrict((*names, *refreshed)) for record in own.records]
+    numbered = [replace(record, image_id=number) for number, record in enumerate(test, start=1)]
+    return Source(records, numbered, own.names, dict(own.source_ids), given.warnings(extension, known)), protocol
+
+
+def _stored_memory(extension: Extension, step: int) -> Memory | None:
+    """The memory of the run that made the checkpoint, where it keeps one."""
+    path = Path(extension.checkpoint).resolve()
+    manifest = RunFolder.memory(path.parent, step)
+    return load_memory(manifest) if run_of(path) and manifest.is_file() else None
 
 
 def _old_memory(
-    model: IncrementalRetinaNet,
-    stored: Memory | None,
-    old: Sequence[Record],
-    budget: Budget,
-    config: Config,
-    display: Display,
+    work: Run, loaded: Checkpoint, stored: Memory | None, old: LabelledSet | None, budget: Budget
 ) -> Memory:
     """Exemplars of the old classes: chosen from ``old``, else the stored ones, else none."""
-    from incdet.training.increment import choose_exemplars
-
+    folder, step, known = work.folder.root, len(loaded.vocab.steps), loaded.vocab.names
+    if RunFolder.memory(folder, step).is_file():
+        return work.load_memory(folder, step)  # of an earlier part of this run
     if stored is not None:
-        display.say(f"memory: {len(stored)} exemplars of the run that made the checkpoint")
-        return replace(stored, budget=budget).reduce(list(stored.exemplars))
-    if not old:
-        display.say("memory: none (give --old-data to choose exemplars of the old classes)")
-        return Memory.empty(budget)
-    known = model.vocab.names
-    records = [record.restrict(known) for record in old if record.counts(known)]
-    memory = choose_exemplars(model, records, known, Memory.empty(budget), config)
-    display.say(f"memory: {len(memory)} exemplars chosen from {len(records)} old images")
-    return memory
-
-
-def _numbered(records: Sequence[Record]) -> list[Record]:
-    return [replace(record, image_id=number) for number, record in enumerate(records, start=1)]
+        work.display.say(f"memory: {len(stored)} exemplars of the run that made the checkpoint")
+        memory = replace(stored, budget=budget).reduce(list(stored.exemplars))
+    elif old is not None:
+        records = [record.restrict(known) for record in old.records if record.counts(known)]
+        memory = choose_exemplars(loaded.model, records, known, Memory.empty(budget), work.config)
+        work.display.say(f"memory: {len(memory)} exemplars chosen from {len(records)} old images")
+    else:
+        work.display.say("memory: none (give --old-data to choose exemplars of the old classes)")
+        memory = Memory.empty(budget)
+    return work.save_memory(memory, folder, step)
 
 
 def _tell(results: Results, step: int, display: Display) -> None:

@@ -43,8 +43,8 @@ def facts(config: Config, source: Source, device: str) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "device": device,
         "data": {
-            "format": config.data.format,
-            "root": str(config.data.root),
+            "format": config.data.format if config.extend is None else "own annotations",
+            "root": str(config.data.root if config.extend is None else config.extend.annotations),
             "train": _split(source.train),
             "test": _split(source.test),
         },

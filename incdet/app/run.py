@@ -1,4 +1,4 @@
-"""A whole run: step 1 once, every method from it, the joint bound, one honest table."""
+"""One run at work: its folder, log, display, engine and worker, and what is kept of every step."""
 
 from __future__ import annotations
 
@@ -6,64 +6,67 @@ import copy
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from incdet.app import data_digest
 from incdet.app.facts import facts
 from incdet.app.progress import Display
-from incdet.app.run_folder import RunFolder, claim, drop_states, refuse_other_run
+from incdet.app.run_folder import CONFIG, RunFolder, claim, difference, drop_states, refuse_other_run
+from incdet.app.run_manifest import RunManifest
 from incdet.config import Config
-from incdet.data.protocols import (
-    Protocol,
-    check_protocol,
-    class_order,
-    joint_view,
-    parse_steps,
-    step_view,
-    subset,
-)
+from incdet.data.protocols import Protocol, step_view
 from incdet.data.records import Record
-from incdet.data.sources import Source, open_source
+from incdet.data.sources import Source
 from incdet.errors import Finding, InputError
-from incdet.evaluation.comparison import compare, table
 from incdet.evaluation.detections import Detections, detect
 from incdet.evaluation.match_file import load_matches, save_matches
-from incdet.evaluation.metrics import Interval, Matches
+from incdet.evaluation.metrics import Interval, Matches, paired_changes
 from incdet.evaluation.results import Results
-from incdet.evaluation.scoring import measure, paired_changes
+from incdet.evaluation.scoring import measure
 from incdet.files import write_json
-from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.exemplars import Memory
 from incdet.memory.manifest import load_memory, save_memory
 from incdet.methods.method import Method
-from incdet.methods.registry import frozen_settings, get_method
 from incdet.network import checkpoint
 from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
-from incdet.report.html import write_report
 from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, save_samples
 from incdet.training.engine import Engine
-from incdet.training.increment import TrainingSet, Workshop, choose_exemplars, learn_step, train
+from incdet.training.increment import Workshop
 from incdet.training.log import RunLog, require_tensorboard
-from incdet.training.schedule import Lengths, Phase
+from incdet.training.schedule import Lengths
 from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
-
-PLAIN = Method("base", "step 1: everything the step's images show")
 
 
 @dataclass
 class Run:
-    """What every part of a run shares; made by ``run`` after all input has been checked."""
+    """What every part of a run shares; made by ``Run.open`` after all input has been checked.
+
+    Attributes:
+        config: The settings, as frozen in the folder.
+        source: The records.
+        protocol: The steps.
+        detector: What is trained, in a few words, for tables.
+        folder: Where everything goes; held by this process alone.
+        manifest: Which files of the folder are finished.
+        engine: Trains.
+        display: Shows progress.
+        samples: The pictures that the report shows.
+        background: Scores and saves while training goes on.
+    """
 
     config: Config
     source: Source
     protocol: Protocol
+    detector: str
     folder: RunFolder
+    manifest: RunManifest
     engine: Engine
     display: Display
     samples: Sequence[Record]
@@ -77,6 +80,55 @@ class Run:
     def shop(self, states: Path) -> Workshop:
         """What a phase needs that resumes from ``states``."""
         return Workshop(self.engine, self.config, self.lengths, states)
+
+    @staticmethod
+    def require(config: Config, *, resume: bool) -> None:
+        """Checks of machine and folder that need no data, so that they come before data are read.
+
+        Raises:
+            InputError: No such device, no TensorBoard, or the folder is not free; see ``refuse_other_run``.
+        """
+        device_named(config.engine.device, "key engine.device")
+        if config.engine.tensorboard:
+            require_tensorboard()
+        refuse_other_run(config, resume=resume)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        config: Config,
+        source: Source,
+        protocol: Protocol,
+        detector: str,
+        *,
+        resume: bool = False,
+        display: Display | None = None,
+    ) -> Iterator[Run]:
+        """The run at work, for the length of a ``with`` block; leaving it waits for what is scored in the background.
+
+        Raises:
+            InputError: The folder is not free, or what it holds of an earlier part does not fit; it is as it was then.
+        """
+        frozen = config.output / CONFIG
+        changed = difference(frozen, config) if frozen.is_file() else []
+        with claim(config, resume=resume) as folder:
+            data_digest.keep_or_compare(folder.root, source)
+            manifest = RunManifest.open(folder.root)
+            verify_earlier_part(manifest)
+            with (
+                RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
+                display or Display() as shown,
+                Worker() as background,
+            ):
+                announce(protocol, source, folder, shown)
+                engine = Engine(config.engine, log, shown)
+                engine.say(engine.describe())
+                log.write("start", **facts(config, source, engine.describe()))
+                if changed:
+                    engine.say(f"changed since the run began: {', '.join(changed)}")
+                samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
+                yield cls(config, source, protocol, detector, folder, manifest, engine, shown, samples, background)
 
     def vocabulary(self, steps: int) -> Vocabulary:
         """The class vocabulary of the first ``steps`` steps."""
@@ -136,6 +188,7 @@ class Run:
             save_mistakes(place, self.source.test, mistakes, output=self.folder.root)
             groups = results.groups(step)
             checkpoint.save(place, snapshot, history=history(results), metrics=dict(groups))
+            self.manifest.record(place, RunFolder.memory(folder, step))
             results.save(folder / "results.json")
             if states is not None:
                 drop_states(states)
@@ -187,81 +240,48 @@ class Run:
             progress=lambda done, total: self.display.advance(phase, done, total),
         )
 
+    def taken_up(self, folder: Path, method: Method) -> Results:
+        """The results of an earlier part of the run in a method's folder; empty ones where there are none."""
+        path = folder / "results.json"
+        return Results.load(path) if path.is_file() else self.results(method)
+
+    def save_memory(self, memory: Memory, folder: Path, step: int) -> Memory:
+        """Keeps the memory after ``step`` in a method's folder; returns it as it was saved."""
+        copies = self.config.memory.copy_images
+        return save_memory(memory, RunFolder.memory(folder, step), root=self.folder.root, copy_images=copies)
+
+    def load_memory(self, folder: Path, step: int) -> Memory:
+        """The memory after a finished ``step``.
+
+        Raises:
+            InputError: The manifest or one of its pictures is missing or was changed.
+        """
+        return load_memory(RunFolder.memory(folder, step))
+
     def results(self, method: Method) -> Results:
         """Empty results of a method under this run's protocol."""
-        return Results(method.name, self.config.seed, describe(self.config), self.protocol.to_json(), method.changed)
+        return Results(method.name, self.config.seed, self.detector, self.protocol.to_json(), method.changed)
 
 
-def run(config: Config, *, resume: bool = False, display: Display | None = None) -> Path:
-    """Trains step 1 and every method of ``config`` from it, and writes the run folder.
-
-    Returns:
-        The run folder, with ``results.json`` of every method, ``comparison.json``, plots and ``report.html``.
+def verify_earlier_part(manifest: RunManifest) -> None:
+    """Checks what an earlier part of the run left and this one is to build on, before anything is trained.
 
     Raises:
-        InputError: Anything that is wrong with configuration, data or run folder, before training starts.
-        TrainingError: A loss was not finite.
+        InputError: A checkpoint, results, a memory or one of its pictures are not what the run wrote.
     """
-    device_named(config.engine.device, "key engine.device")
-    methods = [get_method(name, config.without, config.method) for name in config.methods]
-    config = config.model_copy(update={"method": frozen_settings(config.methods, config.method)})
-    refuse_other_run(config, resume=resume)
-    if config.engine.tensorboard:
-        require_tensorboard()
-    source, protocol = prepare_data(config)
-    budget = Budget(config.memory.total, config.memory.per_class)
-    if any(method.replay for method in methods):
-        budget.quotas([name for step in protocol.steps for name in step])
-    base = load_base(config, protocol)
-    folder = claim(config)
-    with (
-        RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
-        display or Display() as shown,
-        Worker() as background,
-    ):
-        announce(protocol, source, folder, shown)
-        engine = Engine(config.engine, log, shown)
-        engine.say(engine.describe())
-        log.write("start", **facts(config, source, engine.describe()))
-        picked = pick_samples(source.test, protocol.steps, config.evaluation.samples)
-        work = Run(config, source, protocol, folder, engine, shown, picked, background)
-        joint = joint_view(source.train, protocol, len(protocol.steps)) if "joint" in config.methods else None
-        engine.say(work.lengths.describe(None if joint is None else joint.images))
-        first, first_results = learn_base(work, base)
-        memory = Memory.empty(budget)
-        if any(method.replay for method in methods):
-            memory = remember_base(work, first, memory)
-        finished = []
-        for method in methods:
-            work.begin(method.name)
-            finished.append(
-                learn_joint(work, method) if method.joint else learn_steps(work, method, first, first_results, memory)
-            )
-        conclude(work, finished)
-    return folder.root
-
-
-def prepare_data(config: Config) -> tuple[Source, Protocol]:
-    """The records a run uses and the protocol over their classes.
-
-    Raises:
-        InputError: The data cannot be read, or lacks a class of the protocol.
-    """
-    source = open_source(config)
-    rule = config.protocol
-    steps = parse_steps(rule.steps, class_order(rule.order, source.names, source.source_ids))
-    name = rule.steps if isinstance(rule.steps, str) else "+".join(str(len(step)) for step in steps)
-    protocol = Protocol(name, rule.order, steps, rule.images, rule.old_labels)
-    findings = check_protocol(protocol, source.train, source.names)
-    if any(finding.severity == "error" for finding in findings):
-        raise InputError([finding for finding in findings if finding.severity == "error"])
-    limit, seed = config.data.limit, config.data.draw_seed
-    source = source._replace(
-        train=list(subset(source.train, protocol.names, limit.train, seed)),
-        test=list(subset(source.test, protocol.names, limit.test, seed)),
-        warnings=(*source.warnings, *findings),
-    )
-    return source, protocol
+    for path in sorted(manifest.root.glob("**/results.json")):
+        folder, results = path.parent, Results.load(path)
+        for step in results.steps:
+            manifest.verify(RunFolder.step(folder, step), RunFolder.memory(folder, step))
+        last = max(results.steps, default=0)
+        description = RunFolder.step(folder, last) / checkpoint.DESCRIPTION
+        if description.is_file():
+            known = json.loads(description.read_text(encoding="utf-8"))["history"]
+            if known != history(results):
+                fix = "put back the file that the run wrote, or begin a new run in another folder"
+                raise InputError(Finding(str(path), "steps", "are not those that the last checkpoint knows of", fix))
+        if RunFolder.memory(folder, last).is_file():
+            load_memory(RunFolder.memory(folder, last))
 
 
 def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Display) -> None:
@@ -279,164 +299,7 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
     write_json(folder.root / "protocol.json", value)
 
 
-def build_model(config: Config, vocabulary: Vocabulary) -> IncrementalRetinaNet:
-    """The detector of ``config.model``; its weights are a function of the seed (and of the weights file)."""
-    torch.manual_seed(config.seed)
-    return IncrementalRetinaNet(config.model.architecture, vocabulary, config.model.weights)
-
-
-def load_base(config: Config, protocol: Protocol) -> IncrementalRetinaNet | None:
-    """The checkpoint that ``config.base`` names, checked against the protocol; None if step 1 is to be trained.
-
-    Raises:
-        InputError: The checkpoint cannot be read, or knows other classes than step 1.
-    """
-    if config.base is None:
-        return None
-    model = checkpoint.load(config.base).model
-    if model.vocab.names != protocol.steps[0]:
-        raise InputError(
-            Finding(
-                str(config.base),
-                "class vocabulary",
-                f"knows {', '.join(model.vocab.names)}",
-                f"the protocol's step 1 has {', '.join(protocol.steps[0])}: use its own checkpoint or protocol",
-            )
-        )
-    wanted, own = config.model.architecture.decisive(), model.architecture.decisive()
-    # A weights file may bring its own epsilon, which no configuration names.
-    differing = [name for name in wanted if wanted[name] != own[name] and name != "norm_eps"]
-    if differing:
-        name = differing[0]
-        raise InputError(
-            Finding(
-                str(config.base),
-                f"architecture, {name}",
-                f"is {own[name]!r}, the configuration says {wanted[name]!r}",
-                "give the model section that the checkpoint was trained with",
-            )
-        )
-    return model
-
-
-def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[IncrementalRetinaNet, Results]:
-    """Step 1, trained, given or taken up from an earlier part of the run."""
-    folder = work.folder.base
-    if (folder / "results.json").is_file():
-        return checkpoint.load(RunFolder.step(folder, 1)).model, Results.load(folder / "results.json")
-    work.begin("base")
-    results, view = work.results(PLAIN), step_view(work.source.train, work.protocol, 1)
-    start = time.perf_counter()
-    model, states = given, folder / "states"
-    if model is None:
-        model = build_model(work.config, work.vocabulary(1))
-        records, schedule = TrainingSet(tuple(view.records)), work.config.train.base
-        train(work.shop(states), model, PLAIN, {}, records, schedule, work.lengths.base(), Phase(1, "train"))
-    model = model.to(work.engine.device)
-    seconds = time.perf_counter() - start if given is None else None
-    known: dict[str, Any] = {"train_images": view.images}
-    if given is None:
-        known["iterations"] = {"train": work.lengths.base()}
-    work.measure(model.eval(), results, 1, folder, states=states, seconds=seconds, **known)
-    return model, results
-
-
-def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Memory:
-    """The memory after step 1, the same for every method that replays."""
-    path = work.folder.base / "memory" / "step_1.json"
-    if path.is_file():
-        return load_memory(path)
-    model.to(work.engine.device)
-    view = step_view(work.source.train, work.protocol, 1)
-    memory = choose_exemplars(model, view.records, view.names, memory, work.config)
-    return save_memory(memory, path, root=work.folder.root, copy_images=work.config.memory.copy_images)
-
-
-def learn_steps(
-    work: Run, method: Method, model: IncrementalRetinaNet, first: Results, memory: Memory, start: int = 2
-) -> Results:
-    """Steps ``start`` to T with ``method`` from the detector before; finished steps are not repeated on resuming."""
-    folder = work.folder.method(method.name)
-    results = work.results(method)
-    if (folder / "results.json").is_file():
-        results = Results.load(folder / "results.json")
-    if not method.replay:
-        memory = Memory.empty(memory.budget)
-    kept = _size(memory)
-
-    def adopt() -> None:
-        one = first.steps[start - 1]
-        results.add_step(start - 1, one.scores, one.train_images, kept, one.seconds, iterations=one.iterations)
-
-    work.background.submit(adopt)  # the step before may not be scored yet
-    for step in range(start, len(work.protocol.steps) + 1):
-        place, manifest = RunFolder.step(folder, step), folder / "memory" / f"step_{step}.json"
-        if step in results.steps:
-            model = checkpoint.load(place).model
-            memory = load_memory(manifest) if manifest.is_file() else memory
-            continue
-        states = folder / "states" / f"step_{step}"
-        view = step_view(work.source.train, work.protocol, step)
-        outcome = learn_step(work.shop(states), model.to(work.engine.device), view, memory, method)
-        model, memory = outcome.model, outcome.memory
-        if method.replay:
-            memory = save_memory(memory, manifest, root=work.folder.root, copy_images=work.config.memory.copy_images)
-        work.measure(
-            model,
-            results,
-            step,
-            folder,
-            states=states,
-            seconds=outcome.seconds,
-            train_images=outcome.images,
-            memory=_size(memory),
-            iterations=outcome.iterations,
-        )
-    work.background.submit(lambda: drop_states(folder / "states"))
-    return results
-
-
-def learn_joint(work: Run, method: Method) -> Results:
-    """The upper bound: all steps' images at once with all their labels, from the weights step 1 started from."""
-    folder, last = work.folder.method(method.name), len(work.protocol.steps)
-    if (folder / "results.json").is_file():
-        return Results.load(folder / "results.json")
-    results, view = work.results(method), joint_view(work.source.train, work.protocol, last)
-    start = time.perf_counter()
-    model = build_model(work.config, work.vocabulary(last))
-    states = folder / "states"
-    records, steps = TrainingSet(tuple(view.records)), work.lengths.joint(view.images)
-    train(work.shop(states), model, method, {}, records, work.config.train.joint, steps, Phase(None, "train"))
-    seconds = time.perf_counter() - start
-    known: dict[str, Any] = {"train_images": view.images, "iterations": {"train": steps}}
-    work.measure(model.eval(), results, last, folder, states=states, seconds=seconds, **known)
-    return results
-
-
-def conclude(work: Run, finished: Sequence[Results]) -> None:
-    """Gaps to joint, comparison.json, the table, plots and the report, when the last step is scored."""
-    work.background.wait()
-    comparison = compare(finished)
-    for results in finished:
-        results.save(work.folder.method(results.method) / "results.json")
-    write_json(work.folder.root / "comparison.json", comparison)
-    work.display.say(table(finished))
-    write_report(work.folder.root)
-    work.display.say(f"wrote {work.folder.root}/report.html")
-
-
-def describe(config: Config) -> str:
-    """The detector in a few words, for tables."""
-    model = config.model
-    name = model.detector or f"RetinaNet {model.backbone} FPN-{model.channels}"
-    return f"{name}, {'/'.join(str(size) for size in model.min_size)} px"
-
-
 def history(results: Results) -> list[dict[str, Any]]:
     """The steps so far as a JSON value, for the checkpoint."""
     steps: list[dict[str, Any]] = json.loads(json.dumps(results.to_json()["steps"]))
     return steps
-
-
-def _size(memory: Memory) -> dict[str, int | None]:
-    return {"images": len(memory), "bytes": memory.bytes}

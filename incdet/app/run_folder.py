@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from incdet.app import data_digest, run_manifest
+from incdet.app.lock import locked
 from incdet.config import Config, load_config
 from incdet.errors import Finding, InputError
+from incdet.files import is_writer, require_output
 
 CONFIG = "config.yaml"
+RESCUES = re.compile(r"train\.\w+\.(lr|warmup|clip)|engine\.precision")
+"""What may change when a run goes on that stopped at a loss that was not finite."""
+_OPENING = (CONFIG, "log.jsonl", "protocol.json", data_digest.FILE, run_manifest.FILE)
 
 
 class RunFolder(NamedTuple):
@@ -32,14 +43,30 @@ class RunFolder(NamedTuple):
         """Checkpoint folder of a step below a method's folder."""
         return folder / f"step_{step}"
 
+    @staticmethod
+    def memory(folder: Path, step: int) -> Path:
+        """Memory manifest of a step below a method's folder."""
+        return folder / "memory" / f"step_{step}.json"
+
+
+def is_frozen(file: Path) -> bool:
+    """Whether ``file`` is the configuration that a run froze in its folder."""
+    return file.name == CONFIG and (file.parent / "log.jsonl").is_file()
+
+
+def frozen_config(file: Path) -> Config:
+    """The configuration of the run in whose folder ``file`` lies, wherever that folder was copied to."""
+    return load_config(file, [f"output={json.dumps(str(file.resolve().parent))}"])
+
 
 def refuse_other_run(config: Config, *, resume: bool) -> None:
     """Checks, before anything is read or written, that the run folder is free or holds this very run.
 
     Raises:
-        InputError: The folder holds another run, or a run that was not asked to be resumed.
+        InputError: The folder cannot be written, or holds another run, or a run that was not asked to be resumed.
     """
     root, frozen = config.output, config.output / CONFIG
+    require_output(root, folder=True)
     if frozen.is_file():
         if not resume:
             raise InputError(
@@ -50,7 +77,8 @@ def refuse_other_run(config: Config, *, resume: bool) -> None:
                     "continue it with --resume, or name another folder with output=FOLDER",
                 )
             )
-        differing = _difference(load_config(frozen), config)
+        stuck = any(root.rglob("nonfinite.pt"))
+        differing = [key for key in difference(frozen, config) if not (stuck and RESCUES.fullmatch(key))]
         if differing:
             raise InputError(
                 Finding(
@@ -68,12 +96,48 @@ def refuse_other_run(config: Config, *, resume: bool) -> None:
         )
 
 
-def claim(config: Config) -> RunFolder:
-    """Makes the run folder and freezes the configuration in it, unless it is there already."""
+@contextmanager
+def claim(config: Config, *, resume: bool = False) -> Iterator[RunFolder]:
+    """Holds the run folder for this process, with the configuration frozen in it.
+
+    A run that is refused before it has learned anything leaves a folder as it found it.
+
+    Raises:
+        InputError: See ``refuse_other_run``, or another process works in the folder.
+    """
+    folder = RunFolder(config.output, len(config.methods) == 1)
+    if not is_writer():  # rank 0 claims for all
+        yield folder
+        return
+    refuse_other_run(config, resume=resume)
+    existed = folder.root.exists()
+    try:
+        with _held(config, resume) as fresh:
+            try:
+                yield folder
+            except InputError:
+                if fresh and not any(folder.root.rglob("*.pt")) and not any(folder.root.rglob("checkpoint.json")):
+                    for name in _OPENING:
+                        (folder.root / name).unlink(missing_ok=True)
+                raise
+    except InputError:
+        if not existed:
+            with contextlib.suppress(OSError):  # data that were drawn into it stay
+                folder.root.rmdir()
+        raise
+
+
+@contextmanager
+def _held(config: Config, resume: bool) -> Iterator[bool]:
+    """The lock, and the frozen configuration; gives whether the run begins here."""
     frozen = config.output / CONFIG
-    if not frozen.is_file():
-        config.dump(frozen)
-    return RunFolder(config.output, len(config.methods) == 1)
+    config.output.mkdir(parents=True, exist_ok=True)
+    with locked(config.output):
+        refuse_other_run(config, resume=resume)  # again, for another may have come in between
+        fresh = not frozen.is_file()
+        if fresh or difference(frozen, config):
+            config.dump(frozen)
+        yield fresh
 
 
 def drop_states(folder: Path) -> None:
@@ -81,13 +145,26 @@ def drop_states(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _difference(before: Config, now: Config) -> list[str]:
-    """Keys whose values differ and decide the outcome; where and how a run is watched may change between its parts."""
-    old, new = (_deciding(config.model_dump(mode="json")) for config in (before, now))
-    return [key for key in new if old.get(key) != new[key]]
+def difference(frozen: Path, config: Config) -> list[str]:
+    """Keys of ``config`` that differ from a frozen one and decide the outcome.
+
+    Where and how a run is watched may change between its parts, and where its data lie, for their content is compared.
+    """
+    before, now = (_deciding(one.model_dump(mode="json")) for one in (frozen_config(frozen), config))
+    moved = {"data.root"} if (frozen.parent / data_digest.FILE).is_file() else set()
+    return [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in moved]
 
 
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:
     engine = values.pop("engine")
     values.pop("output")
-    return {**values, "engine.precision": engine["precision"], "engine.accumulation": engine["accumulation"]}
+    kept = {f"engine.{key}": engine[key] for key in ("precision", "accumulation")}
+    return {**dict(_leaves(values)), **kept}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -52,8 +52,19 @@ _BUILDER: dict[str, dict[str, Any]] = {
         "p6_from": "c5",
     },
 }
+# Channels of a body's last map, which a network without a pyramid takes as they are.
+BODY_WIDTHS = {
+    "tiny": 96,
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "mobilenet_v2": 1280,
+    "mobilenet_v3_large": 960,
+}
 _DECISIVE = (
     "backbone",
+    "pyramid",
     "channels",
     "tower_depth",
     "norm",
@@ -80,6 +91,8 @@ class Architecture(Section):
     """A torchvision builder, which fixes backbone, channels, tower_depth, norm, box_loss and p6_from; or null."""
     backbone: Backbone = "resnet50"
     """tiny, resnet18, resnet34, resnet50, resnet101, mobilenet_v2 or mobilenet_v3_large; in code also external."""
+    pyramid: Flag = True
+    """A feature pyramid from stride 8; no: the body's last map alone, one level at stride 32, with its channels."""
     channels: Annotated[int, Field(ge=1, le=8192)] = 256
     """Channels of the feature pyramid and of both towers, at least 1, at most 8192."""
     tower_depth: Annotated[int, Field(ge=0, le=64)] = 4
@@ -100,7 +113,7 @@ class Architecture(Section):
     """batch for nn.BatchNorm2d, frozen for torchvision's FrozenBatchNorm2d."""
     norm_eps: Annotated[float, Field(ge=0, le=1)] | None = None
     """Epsilon in [0, 1] of every BatchNorm of the backbone; null leaves the body's own."""
-    anchor_sizes: tuple[tuple[Size, ...], ...] = RETINANET_SIZES
+    anchor_sizes: tuple[tuple[Size, ...], ...] = Field(default=RETINANET_SIZES, validate_default=True)
     """Anchor sizes in pixels: 1 to 5 levels, the finest (stride 8) first, of equally many sizes, at most 65536."""
     aspect_ratios: Ratios | Annotated[tuple[Ratios, ...], Field(min_length=1)] = Field(
         default=(0.5, 1.0, 2.0), validate_default=True
@@ -154,21 +167,21 @@ class Architecture(Section):
         whole = {name: _tuples(value) for name, value in values.items()}
         if type(whole.get("min_size")) is int:
             whole["min_size"] = (whole["min_size"],)
-        for name, value in _builder_of(whole).items():
+        for name, value in _fixed(whole).items():
             default = cls.model_fields[name].default
             if whole.get(name, default) == default:
                 whole[name] = value
         return whole
 
-    @field_validator("backbone", "channels", "tower_depth", "norm", "box_loss", "p6_from")
+    @field_validator("backbone", "pyramid", "channels", "tower_depth", "norm", "box_loss", "p6_from")
     @classmethod
-    def _is_the_builders(cls, value: Any, info: ValidationInfo) -> Any:
-        fixed = _builder_of(info.data).get(str(info.field_name), value)
+    def _is_what_others_fix(cls, value: Any, info: ValidationInfo) -> Any:
+        fixed = _fixed(info.data).get(str(info.field_name), value)
         if fixed != value:
-            raise ValueError(
-                f"but {info.data['detector']} fixes {fixed!r}: leave {info.field_name} out, "
-                "or set detector to null and describe the network"
-            )
+            detector = info.data.get("detector")
+            fixer = detector or f"{info.data['backbone']} without a pyramid"
+            other = "set detector to null and describe the network" if detector else "take the pyramid"
+            raise ValueError(f"but {fixer} fixes {fixed!r}: leave {info.field_name} out, or {other}")
         return value
 
     @field_validator("anchor_sizes")
@@ -178,6 +191,8 @@ class Architecture(Section):
         numbers = {len(level) for level in value}
         if not 1 <= len(value) <= most or len(numbers) != 1 or not 1 <= max(numbers) <= MOST_ANCHORS:
             raise ValueError(f"use 1 to {most} levels of equally many sizes, such as [[16, 20, 25], [32, 40, 50]]")
+        if not info.data.get("pyramid", True) and len(value) != 1 and info.data.get("backbone") != EXTERNAL:
+            raise ValueError("use one level, such as [[32, 64, 128, 256, 512]]: there is no pyramid")
         if info.data.get("detector") is not None and len(value) != 5:
             raise ValueError(f"use five levels: {info.data['detector']} has P3 to P7")
         return value
@@ -240,9 +255,14 @@ class Architecture(Section):
         return cls(**value)
 
 
-def _builder_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    detector = values.get("detector")
-    return _BUILDER.get(detector, {}) if isinstance(detector, str) else {}
+def _fixed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a builder, or a body without a pyramid, leaves no choice of."""
+    detector, body = values.get("detector"), values.get("backbone", "resnet50")
+    if isinstance(detector, str) and detector in _BUILDER:
+        return {"pyramid": True, **_BUILDER[detector]}
+    if values.get("pyramid", True) is False and isinstance(body, str) and body in BODY_WIDTHS:
+        return {"channels": BODY_WIDTHS[body]}
+    return {}
 
 
 def _tuples(value: Any) -> Any:

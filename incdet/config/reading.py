@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from incdet.config import faults
-from incdet.config.schema import Config, Data, Schedule
+from incdet.config.schema import Config, Data, Extension, Schedule
 from incdet.config.yamlfile import expand, parse_override, read_yaml, set_key
 from incdet.errors import Finding, InputError
 
@@ -27,8 +27,9 @@ _RIVALS = {"iterations": "epochs", "epochs": "iterations", "total": "per_class",
 def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file (or the defaults), apply ``a.b=value`` overrides, and check everything.
 
-    Relative paths count from the current directory; ``${NAME}`` is taken from the environment and ``${data.root}``
-    from the file itself. An override of one of two exclusive keys (``iterations``, ``epochs``) drops the other.
+    Relative paths count from the current directory; ``${NAME}`` is taken from the environment, ``${data.root}`` and
+    ``${output}`` from the file itself. An override of one of two exclusive keys (``iterations``, ``epochs``) drops the
+    other.
 
     Raises:
         InputError: The file is missing or cut off, a key is unknown, or a value is of the wrong type or range;
@@ -75,14 +76,27 @@ def _absolute(config: Config) -> Config:
     model, weights = config.model, config.model.weights
     if weights and ("/" in weights or os.sep in weights or weights.endswith((".safetensors", ".pth", ".pt"))):
         model = model.model_copy(update={"weights": str(Path(weights).resolve())})
+    own, extension = Extension.model_fields, config.extend
+    if extension is not None:
+        paths = {name: getattr(extension, name) for name in own if name == "checkpoint" or "Path" in str(own[name])}
+        changed = {name: _whole(value) for name, value in paths.items() if value is not None}
+        extension = extension.model_copy(update=changed)
     return config.model_copy(
         update={
+            "extend": extension,
             "output": config.output.resolve(),
             "base": config.base.resolve() if config.base is not None else None,
             "data": config.data.model_copy(update={"root": config.data.root.resolve()}),
             "model": model,
         }
     )
+
+
+def _whole(path: Path | str) -> Path | str:
+    """``path`` from the root; a word that names no file, such as weights of torchvision, stays."""
+    if isinstance(path, str):
+        return str(Path(path).resolve()) if Path(path).exists() else path
+    return path.resolve()
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:

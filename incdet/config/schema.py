@@ -74,6 +74,19 @@ class Data(Section):
     """Seeded subsets of the images."""
     keep_empty: Flag = False
     """Keep training images without a visible object."""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """Turn pictures as the camera says (`apply`) or not (`ignore`); `auto` tells it from the stated sizes."""
+
+    @classmethod
+    def of_other_formats(cls, chosen: str) -> dict[str, str]:
+        """Dotted keys that only other formats than ``chosen`` have a use for, and what they are for."""
+        keys = {
+            "coco": ("train", "test"),
+            "voc": ("train_splits", "test_splits"),
+            "shapes": ("train_images", "test_images", "image_size"),
+        }
+        fix = "it is for data.format={}, this is {}"
+        return {f"data.{key}": fix.format(own, chosen) for own in keys if own != chosen for key in keys[own]}
 
     @model_validator(mode="after")
     def _coco_names_its_files(self) -> Data:
@@ -249,6 +262,45 @@ class Evaluation(Section):
     """Test images shown in the report."""
 
 
+class Extension(Section):
+    """What `incdet extend` teaches a detector, and from which files; null in a run of `incdet train`."""
+
+    checkpoint: str
+    """The detector whose classes are kept."""
+    annotations: Path
+    """Annotations of the new classes."""
+    images: Path | None = None
+    """Folder of their images, where they lie apart."""
+    split: str | None = None
+    """Their split; null takes a training split."""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    """Turn pictures as the camera says (`apply`) or not (`ignore`); `auto` tells it from the stated sizes."""
+    classes: tuple[str, ...] | None = None
+    """Classes to learn; null takes all that the annotations name."""
+    old_annotations: Path | None = None
+    """Annotations to choose exemplars of old classes from."""
+    old_images: Path | None = None
+    """Folder of their images."""
+    old_split: str | None = None
+    """Their split; null takes a training split."""
+    test_annotations: Path | None = None
+    """Annotations to measure old and new classes on."""
+    test_images: Path | None = None
+    """Folder of their images."""
+    test_split: str | None = None
+    """Their split; null takes a test split."""
+
+
+NOT_OF_AN_EXTENSION: dict[str, Any] = {
+    "base": True,
+    "data": True,
+    "model": True,
+    "protocol": True,
+    "train": {"base", "joint"},
+}
+"""What an extension takes from its checkpoint and its annotations, or has no use for."""
+
+
 class Config(Section):
     """Everything about a run."""
 
@@ -262,6 +314,8 @@ class Config(Section):
     """Parts taken away from the methods (ablation)."""
     base: Path | None = None
     """Checkpoint folder to use as step 1 in place of training it."""
+    extend: Extension | None = None
+    """Set by `incdet extend` in the file it leaves in the run folder."""
     data: Data = Data()
     """Images and annotations."""
     model: Model = Model()
@@ -288,9 +342,17 @@ class Config(Section):
             raise ValueError("has to name one or more methods, each once")
         return value
 
+    def tree(self) -> dict[str, Any]:
+        """JSON values that read back as an equal value; what the run has no use for is left out."""
+        values = self.model_dump(mode="json", exclude=NOT_OF_AN_EXTENSION if self.extend else {"extend": True})
+        if self.extend is None and self.data.root.is_relative_to(self.output):
+            # A run folder that was moved takes what was drawn into it along.
+            values["data"]["root"] = f"${{output}}/{self.data.root.relative_to(self.output).as_posix()}"
+        return values
+
     def to_yaml(self) -> str:
-        """The YAML text that reads back as an equal value."""
-        return write_yaml(self.model_dump(mode="json"))
+        """``tree`` as YAML text."""
+        return write_yaml(self.tree())
 
     def dump(self, path: Path) -> None:
         """Write the file that reproduces the run: ``incdet train --config FILE``."""

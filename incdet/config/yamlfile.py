@@ -133,6 +133,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 def expand(tree: Any, source: str, lookup: Callable[[str], Any], at: Sequence[str] = ()) -> Any:
     """``tree`` with every ``${NAME}`` (environment) and ``${section.key}`` (same file) in its strings replaced.
 
+    A name without a dot is a key of the file where the file has it, as ``${output}``, and else of the environment.
+
     Args:
         tree: Mappings, lists and scalars.
         source: The file to name in an error.
@@ -151,7 +153,9 @@ def expand(tree: Any, source: str, lookup: Callable[[str], Any], at: Sequence[st
 
     def replace(match: re.Match[str]) -> str:
         name = match.group(1)
-        value = lookup(name) if "." in name else os.environ.get(name)
+        value = lookup(name)
+        if "." not in name and (value in (None, "") or isinstance(value, dict | list)):
+            value = os.environ.get(name)
         if value in (None, ""):
             key = ".".join(at)
             fix = f"add {name}=..." if "." in name else f"export {name}=... or give {key}=..."

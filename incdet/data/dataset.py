@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from incdet.data.augment import BoxPipeline, Changes, apply_changes, changed_boxes
 from incdet.data.buffers import BufferPool
 from incdet.data.cache import ImageCache, Place
+from incdet.data.inspection import inspect_picture, quiet
 from incdet.data.packing import Batch, PackedLoader, Target, pack
 from incdet.data.records import Boxes, Record
 from incdet.data.resize import Geometry, Image, Planes, resize, resize_boxes, to_planes
@@ -34,11 +35,11 @@ def read_image(record: Record) -> Image:
     Raises:
         InputError: The file is missing, is no picture, or has another size than the record.
     """
-    flags = cv2.IMREAD_COLOR
-    decoded = cv2.imread(str(record.image), flags)
-    if decoded is not None and decoded.shape[:2] != (record.height, record.width):
-        # cv2 applies the EXIF rotation; annotations made without it state the stored size.
-        decoded = cv2.imread(str(record.image), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored, shape = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, (record.height, record.width)
+    # cv2 follows the camera's turn (EXIF) unless told; annotations made without it state the stored size.
+    decoded = cv2.imread(str(record.image), stored if record.exif == "ignore" else cv2.IMREAD_COLOR)
+    if record.exif == "auto" and decoded is not None and decoded.shape[:2] != shape:
+        decoded = cv2.imread(str(record.image), stored)
     if decoded is None:
         problem = "cannot be decoded" if Path(record.image).is_file() else "does not exist"
         raise InputError(Finding(str(record.image), f"image {record.image_id}", problem, "restore the picture"))
@@ -59,13 +60,13 @@ def image_size(file: Path) -> tuple[int, int]:
     """(width, height) of a picture as ``read_image`` would turn it, without annotations.
 
     Raises:
-        InputError: The file is missing or is no picture.
+        InputError: The file is missing, is no picture, is cut off, or is too large to decode.
     """
-    decoded = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if decoded is None:
-        problem = "cannot be decoded" if file.is_file() else "does not exist"
-        raise InputError(Finding(str(file), "picture", problem, "name a picture file"))
-    return int(decoded.shape[1]), int(decoded.shape[0])
+    with quiet():
+        picture = inspect_picture(file)
+    if picture.problem:
+        raise InputError(Finding(str(file), "picture", picture.problem, "name a picture file"))
+    return picture.turned
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):

@@ -1,44 +1,99 @@
-"""Whether the pictures are what the annotations say, told from their headers, before a run needs their pixels."""
+"""Whether the pictures are what the annotations say and can be trained on, before a run needs their pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
-
+from incdet.data.inspection import MOST_PIXELS, Picture
+from incdet.data.picture_book import Progress, inspect_pictures
 from incdet.data.records import Record
-from incdet.errors import Finding
+from incdet.data.resize import Geometry
+from incdet.errors import Finding, InputError, shown
+
+THIN = 50
+"""Sides of this ratio vanish in a small detector."""
 
 
-def check_pictures(records: Iterable[Record]) -> list[Finding]:
-    """An error for every picture that is missing, is none, or has another size than its record states.
+def check_pictures(
+    records: Iterable[Record], geometry: Geometry | None = None, progress: Progress | None = None
+) -> list[Finding]:
+    """What is wrong with the pictures of records: errors for those that cannot be trained on, each with its file.
 
-    Only headers are read, some ten thousand a second. A camera's turn (EXIF) is no fault: the loader follows it.
+    Each picture is decoded once and remembered, see ``picture_book``. A camera's turn (EXIF) is no fault where the
+    stated size tells whether the boxes follow it; where it does not, one warning asks.
+
+    Args:
+        records: Their pictures are looked at.
+        geometry: What the detector resizes them to; None warns of very thin ones only.
+        progress: Called while pictures are decoded.
     """
-    findings = []
+    records = list(records)
+    pictures = inspect_pictures((record.image for record in records), progress)
+    findings, undecided = [], []
     for record in records:
-        item, fix = f"image {record.image_id}", "restore the picture or correct the annotation"
-        try:
-            with Image.open(record.image) as picture:
-                size = picture.size
-        except FileNotFoundError:
-            findings.append(Finding(str(record.image), item, "does not exist", fix))
-        except (UnidentifiedImageError, OSError):
-            findings.append(Finding(str(record.image), item, "is no picture, or is cut off in its header", fix))
-        else:
-            if size not in ((record.width, record.height), (record.height, record.width)):
-                stated = f"its annotation says {record.width} x {record.height}"
-                findings.append(Finding(str(record.image), item, f"is {size[0]} x {size[1]}, {stated}", fix))
-    return findings
+        picture = pictures[record.image]
+        if problem := _problem(record, picture):
+            findings.append(_finding(record, *problem))
+            continue
+        findings += _thin(record, geometry)
+        if _undecided(record, picture):
+            undecided.append(record)
+    return findings + _turn_warning(undecided)
 
 
-def turned_size(picture: Path) -> tuple[int, int] | None:
-    """(width, height) of a picture as it is shown, after its camera's turn (EXIF); None if it is no picture."""
-    try:
-        with Image.open(picture) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, Image.DecompressionBombError):
+def _finding(record: Record, problem: str, fix: str) -> Finding:
+    return Finding(shown(str(record.image), 300), f"image {shown(record.source_id)}", problem, fix)
+
+
+def _problem(record: Record, picture: Picture) -> tuple[str, str] | None:
+    if "pixels" in picture.problem:
+        return picture.problem, f"scale it (and its boxes) to less than {MOST_PIXELS // 10**6} megapixels"
+    if picture.problem:
+        return picture.problem, "restore the picture, save it as JPEG or PNG, or remove its entry"
+    sizes: dict[Literal["auto", "apply", "ignore"], set[tuple[int, int]]] = {
+        "apply": {picture.turned},
+        "ignore": {(picture.width, picture.height)},
+        "auto": {picture.turned, (picture.width, picture.height)},
+    }
+    stated = (record.width, record.height)
+    if stated in sizes[record.exif]:
         return None
-    return (height, width) if turned else (width, height)
+    problem = f"is {picture.width} x {picture.height}, its annotation says {stated[0]} x {stated[1]}"
+    if stated in sizes["auto"]:
+        return f"{problem}: that is the size after its camera's turn", "say exif: auto"
+    if stated == (picture.height, picture.width):
+        return f"{problem}: width and height are exchanged", "exchange them in the annotation, if its boxes are right"
+    return problem, "restore the picture or correct the annotation"
+
+
+def _thin(record: Record, geometry: Geometry | None) -> list[Finding]:
+    if geometry is not None:
+        try:
+            geometry.shape(record)
+        except InputError as error:
+            return error.findings
+    short, long = sorted((record.width, record.height))
+    if geometry is not None or long < THIN * short:
+        return []
+    least = -(-long // short)
+    problem = f"is {record.width} x {record.height}: a detector whose max_size is below {least} px cannot see it"
+    return [Finding(str(record.image), f"image {shown(record.source_id)}", problem, "crop it or remove it", "warning")]
+
+
+def _undecided(record: Record, picture: Picture) -> bool:
+    """Whether nothing tells in which of two frames of one size the boxes of a record lie."""
+    same = picture.turned == (picture.width, picture.height)
+    return record.exif == "auto" and picture.orientation != 1 and same and len(record.names) > 0
+
+
+def _turn_warning(records: Sequence[Record]) -> list[Finding]:
+    if not records:
+        return []
+    problem = (
+        f"{len(records)} picture(s) are to be turned (EXIF), and their size does not tell whether the boxes were drawn "
+        "before or after; they are taken as drawn after it (this is the first)"
+    )
+    fix = "look at one and say it: --exif apply or --exif ignore (in a configuration data.exif)"
+    first = records[0]
+    return [Finding(str(first.image), f"image {shown(first.source_id)}", problem, fix, "warning")]

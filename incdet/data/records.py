@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from incdet.errors import Finding, InputError, shown
 
+Exif = Literal["auto", "apply", "ignore"]
 Boxes = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -34,6 +36,7 @@ class Record:
         ignore: (M,) bool, True for objects that neither training nor evaluation counts (crowds, difficult ones).
         coverage: The classes whose objects are *all* annotated here. Anything else is unlabelled, not absent.
         source_id: What the source calls the image, any whole number or text; ``image_id`` if not given.
+        exif: Whether the camera's turn of the picture is followed: ``auto`` does where the size agrees with it.
 
     Raises:
         InputError: With a finding for every broken rule.
@@ -48,6 +51,7 @@ class Record:
     ignore: Mask
     coverage: frozenset[str]
     source_id: int | str = ""
+    exif: Exif = "auto"
 
     def __post_init__(self) -> None:
         boxes = np.array(self.boxes, dtype=np.float32).reshape(-1, 4)
@@ -113,6 +117,7 @@ class Record:
             self.height,
             self.names,
             self.coverage,
+            self.exif,
             (self.boxes + np.float32(0)).tobytes(),
             self.ignore.tobytes(),
         )  # + 0 makes -0.0 equal to 0.0

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from incdet.config.architecture import Architecture
 from incdet.data.records import Boxes, Record
 from incdet.errors import Finding, InputError
 from incdet.ops.sizes import resized_shape
@@ -33,6 +34,16 @@ class Geometry:
     min_size: int
     max_size: int
     fixed_size: tuple[int, int] | None = None
+
+    @classmethod
+    def smallest(cls, architecture: Architecture) -> Geometry | None:
+        """The smallest size that a detector may resize a picture to, which a thin one may not survive.
+
+        None for a detector that resizes nothing.
+        """
+        if architecture.skip_resize:
+            return None
+        return cls(min(architecture.min_size), architecture.max_size, architecture.fixed_size)
 
     def shape(self, record: Record) -> tuple[int, int]:
         """(height, width) that the picture of ``record`` is resized to.

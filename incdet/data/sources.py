@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ from incdet.config import Config
 from incdet.data.formats import read_coco
 from incdet.data.formats.reader import open_annotations
 from incdet.data.formats.splits import Purpose
-from incdet.data.images import check_pictures
+from incdet.data.leaks import find_leaks, leak_warnings
+from incdet.data.picture_book import Progress
 from incdet.data.records import LabelledSet, Record, merge
+from incdet.data.resize import Geometry
 from incdet.data.shapes import write_shapes
-from incdet.errors import Finding, InputError
+from incdet.errors import Finding
 
 
 class Source(NamedTuple):
@@ -25,35 +28,45 @@ class Source(NamedTuple):
     warnings: tuple[Finding, ...] = ()
 
 
-def open_source(config: Config) -> Source:
-    """Reads (or, for shapes, draws and reads) both splits of ``config.data``.
+def open_source(config: Config, progress: Progress | None = None) -> Source:
+    """Reads (or, for shapes, draws and reads) both splits of ``config.data``, and warns of pictures in both.
+
+    Args:
+        config: Its data, and the size to which its model resizes pictures.
+        progress: Called while pictures are decoded that were not seen before.
 
     Raises:
-        InputError: Everything that is wrong with the files, all of it at once for each split.
+        InputError: Everything that is wrong with the annotations of a split, or else with its pictures.
     """
     data = config.data
     if data.format == "shapes":
         write_shapes(
             data.root, train=data.train_images, test=data.test_images, size=data.image_size, seed=data.draw_seed
         )
-    train, test = _read(config, "train"), _read(config, "test")
-    if data.format != "shapes" and (findings := check_pictures([*train.records, *test.records])):
-        raise InputError(findings)
+    train, test = _read(config, "train", progress), _read(config, "test", progress)
+    warnings = [*train.warnings, *test.warnings]
+    if data.format != "shapes":
+        warnings += leak_warnings(find_leaks(train.records, test.records), "the training data", "the test data")
     source_ids = {**test.source_ids, **train.source_ids}
-    return Source(
-        list(train.records), list(test.records), tuple(train.names), source_ids, (*train.warnings, *test.warnings)
-    )
+    return Source(list(train.records), list(test.records), tuple(train.names), source_ids, tuple(warnings))
 
 
-def _read(config: Config, purpose: Purpose) -> LabelledSet:
+def _read(config: Config, purpose: Purpose, progress: Progress | None) -> LabelledSet:
     data, root = config.data, Path(config.data.root)
-    if data.format == "voc":
-        splits = data.train_splits if purpose == "train" else data.test_splits
-        found = merge([open_annotations(root, None, split, purpose=purpose) for split in splits])
-    elif data.format == "shapes":
+    if data.format == "shapes":
         found = read_coco(root / f"{purpose}.json", root / "images")
     else:
-        files = data.train if purpose == "train" else data.test
-        assert files is not None, "the configuration refuses COCO data without both splits"
-        found = open_annotations(root / files.annotations, root / files.images, purpose=purpose)
+        geometry = Geometry.smallest(config.model)
+        opened = partial(open_annotations, purpose=purpose, exif=data.exif, geometry=geometry, progress=progress)
+        found = merge([opened(*place) for place in _places(config, purpose)])
     return found if data.keep_empty or purpose == "test" else found.without_empty()
+
+
+def _places(config: Config, purpose: Purpose) -> list[tuple[Path, Path | None, str | None]]:
+    """Path, images and split of every part of one side."""
+    data, root = config.data, Path(config.data.root)
+    if data.format == "voc":
+        return [(root, None, split) for split in (data.train_splits if purpose == "train" else data.test_splits)]
+    files = data.train if purpose == "train" else data.test
+    assert files is not None, "the configuration refuses COCO data without both splits"
+    return [(root / files.annotations, root / files.images, None)]

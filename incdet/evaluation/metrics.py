@@ -155,6 +155,22 @@ def bootstrap_change(
     return Interval(end - start, float(low), float(high))
 
 
+def paired_changes(
+    before: Mapping[str, Matches],
+    after: Mapping[str, Matches],
+    names: Sequence[str],
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """``bootstrap_change`` of the classes ``names`` that both sides have matches of, by class."""
+    return {
+        name: bootstrap_change(before[name], after[name], draws=draws, seed=seed)
+        for name in names
+        if name in before and name in after
+    }
+
+
 @lru_cache(maxsize=2)
 def _resamples(images: int, draws: int, seed: int) -> NDArray[np.int32]:
     """How often each image occurs in each draw of ``images`` images with replacement, (I, draws)."""

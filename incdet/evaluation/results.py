@@ -7,6 +7,7 @@ at all.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,6 +165,12 @@ class Results:
         )
         self.steps = dict(sorted({**self.steps, step: result}.items()))
         self._gaps = (None, None)
+
+    def renamed(self, method: str) -> Results:
+        """The same results under another method's name."""
+        other = copy.copy(self)
+        other.method = method
+        return other
 
     def measure_against(self, joint: Results | None) -> None:
         """Sets AbsGap and RelGap from the joint run's AP50 over all classes; joint itself has none.

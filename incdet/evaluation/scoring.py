@@ -23,7 +23,7 @@ from incdet.evaluation.metrics import (
     Interval,
     Matches,
     average_precision,
-    bootstrap_change,
+    paired_changes,
     precision_recall,
 )
 
@@ -186,19 +186,3 @@ def changes(
         for side in (before, later)
     )
     return paired_changes(first, second, names, draws=draws, seed=seed)
-
-
-def paired_changes(
-    before: Mapping[str, Matches],
-    after: Mapping[str, Matches],
-    names: Sequence[str],
-    *,
-    draws: int = 500,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """``changes`` of the classes ``names`` that both sides have matches of, on one test set."""
-    return {
-        name: bootstrap_change(before[name], after[name], draws=draws, seed=seed)
-        for name in names
-        if name in before and name in after
-    }

@@ -121,6 +121,8 @@ def _to_json(record: Record, home: Path, root: Path) -> dict[str, Any]:
         "names": list(record.names),
         "ignore": [bool(flag) for flag in record.ignore],
         "coverage": sorted(record.coverage),
+        "source_id": record.source_id,
+        "exif": record.exif,
     }
 
 
@@ -134,4 +136,6 @@ def _from_json(value: Mapping[str, Any], home: Path) -> Record:
         names=tuple(value["names"]),
         ignore=np.asarray(value["ignore"], dtype=bool),
         coverage=frozenset(value["coverage"]),
+        source_id=value.get("source_id", ""),
+        exif=value.get("exif", "auto"),
     )

@@ -48,7 +48,8 @@ def build_backbone(architecture: Architecture) -> nn.Module:
     """The architecture's body and pyramid with random weights, all of it trainable.
 
     Returns:
-        torchvision's ``BackboneWithFPN``: (B, 3, H, W) -> OrderedDict of L maps (B, channels, H / stride, W / stride).
+        torchvision's ``BackboneWithFPN``: (B, 3, H, W) -> OrderedDict of L maps (B, channels, H / stride, W / stride);
+        without a pyramid the body alone, a ``Sequential`` whose result is its last map.
 
     Raises:
         ValueError: The backbone is external and has to be handed in instead.
@@ -56,6 +57,10 @@ def build_backbone(architecture: Architecture) -> nn.Module:
     if architecture.backbone == EXTERNAL:
         raise ValueError("an external backbone cannot be built from its architecture")
     body, layers, widths = _body(architecture.backbone)
+    if not architecture.pyramid:
+        headless: Any = _headless(body)
+        headless.out_channels = architecture.channels  # torchvision's RetinaNet asks for it
+        return _with_norms(headless, architecture)
     taken = min(architecture.levels, 3)
     backbone = BackboneWithFPN(
         body,
@@ -67,14 +72,22 @@ def build_backbone(architecture: Architecture) -> nn.Module:
     if architecture.levels <= 3:
         # BackboneWithFPN puts a pooling level where None was given.
         backbone.fpn.extra_blocks = None
+    return _with_norms(backbone, architecture)
+
+
+def _headless(body: nn.Module) -> nn.Module:
+    """The body as it is usually cut for a detector: ``features``, or ResNet's children before pooling."""
+    return body if isinstance(body, nn.Sequential) else nn.Sequential(*list(body.children())[:-2])
+
+
+def _with_norms(backbone: nn.Module, architecture: Architecture) -> nn.Module:
     if architecture.norm_module == "frozen":
         freeze_modules(backbone)
     if architecture.norm_eps is not None:
         for module in backbone.modules():
             if isinstance(module, BATCH_NORMS):
                 module.eps = architecture.norm_eps
-    result: nn.Module = backbone
-    return result
+    return backbone
 
 
 def level_sizes(padded: tuple[int, int], levels: int) -> list[tuple[int, int]]:

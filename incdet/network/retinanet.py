@@ -34,7 +34,7 @@ from incdet.network.heads import ClassHead, build_box_head, build_tower, norm_la
 from incdet.network.settings import TorchvisionSettings
 from incdet.network.targets import Target, check_targets, resized_targets, scale_boxes
 from incdet.network.transform import Shape, batch_images, shapes_after_resizing
-from incdet.network.weights import load_weights, read_weights
+from incdet.network.weights import State, load_weights, read_weights
 from incdet.ops.assign import Assignment, assign
 from incdet.ops.losses import box_loss, focal_loss
 from incdet.ops.postprocess import select_detections
@@ -112,7 +112,7 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
     Args:
         architecture: What to build.
         vocab: The classes, one predictor for each of its steps.
-        weights: None, a torchvision name (may download), or a local file; predictors always start fresh.
+        weights: None, a torchvision name (may download), a local file, or tensors; predictors always start fresh.
         backbone: A module to use instead of building one: (B, 3, H, W) -> a map or an ordered dict of L maps with
             ``architecture.channels`` channels. It is used as it is; ``architecture.backbone`` is ``"external"`` unless
             the caller knows that the architecture builds the same module.
@@ -125,7 +125,7 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
         self,
         architecture: Architecture,
         vocab: Vocabulary,
-        weights: str | Path | None = None,
+        weights: str | Path | State | None = None,
         *,
         backbone: nn.Module | None = None,
     ) -> None:
@@ -145,7 +145,8 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
         self._external_grids: dict[tuple[int, int], list[tuple[int, int]]] = {}
         if state is not None:
-            load_weights(str(weights), state, self.backbone, self.class_head.tower, self.box_head)
+            source = "state dict" if isinstance(weights, Mapping) else str(weights)
+            load_weights(source, state, self.backbone, self.class_head.tower, self.box_head)
             # Without weights nothing is held back, as in torchvision: nobody has trained that body yet.
             freeze_first_stages(self.backbone, len(body_stages(self.backbone)) - architecture.trainable_layers)
         self.architecture = architecture.changed(trainable_layers=trainable_stages(self.backbone))

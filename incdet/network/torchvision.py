@@ -69,8 +69,8 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
     anchors = result.architecture.anchors_per_cell
     predictor.to(device=head.cls_logits.weight.device, dtype=head.cls_logits.weight.dtype)
     with torch.no_grad():
-        predictor.weight.copy_(_columns(head.cls_logits.weight, anchors, kept))
-        predictor.bias.copy_(_columns(head.cls_logits.bias, anchors, kept))
+        predictor.weight.copy_(select_columns(head.cls_logits.weight, anchors, kept))
+        predictor.bias.copy_(select_columns(head.cls_logits.bias, anchors, kept))
     predictor.weight.requires_grad_(head.cls_logits.weight.requires_grad)
     predictor.bias.requires_grad_(head.cls_logits.bias.requires_grad)
     return result.train(model.training)
@@ -122,8 +122,8 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     return result
 
 
-def _columns(values: Tensor, anchors: int, kept: Sequence[int]) -> Tensor:
-    """Columns of an anchor-major tensor (N * K, ...) -> (N * len(kept), ...)."""
+def select_columns(values: Tensor, anchors: int, kept: Sequence[int]) -> Tensor:
+    """Class columns of an anchor-major tensor (N * K, ...) -> (N * len(kept), ...)."""
     return values.reshape(anchors, -1, *values.shape[1:])[:, list(kept)].flatten(0, 1)
 
 
@@ -183,21 +183,27 @@ def _tower_norm(tower: nn.Module) -> tuple[str | None, int]:
     )
 
 
-def _recognised(backbone: nn.Module, architecture: Architecture) -> Architecture:
+def _recognised(backbone: Any, architecture: Architecture) -> Architecture:
     """``architecture`` with the name of a backbone that is built exactly like ``backbone``, or as it is."""
-    if not isinstance(backbone, BackboneWithFPN) or architecture.levels > 5:
-        return architecture
-    from_pyramid = getattr(backbone.fpn.extra_blocks, "use_P5", True)
+    pyramid = isinstance(backbone, BackboneWithFPN)
+    from_pyramid = getattr(backbone.fpn.extra_blocks, "use_P5", True) if pyramid else True
     for name in BACKBONES:
-        candidate = architecture.changed(backbone=name, p6_from="p5" if from_pyramid else "c5")
+        try:
+            candidate = architecture.changed(backbone=name, pyramid=pyramid, p6_from="p5" if from_pyramid else "c5")
+        except InputError:
+            continue
         with torch.device("meta"):
-            built: Any = build_backbone(candidate)
-        same_taps = list(built.body.return_layers) == list(backbone.body.return_layers)
-        # The text of a module names every layer with its type and numbers; the taps are all that it leaves out.
-        same_names = built.state_dict().keys() == backbone.state_dict().keys()
-        if same_taps and same_names and repr(built) == repr(backbone):
+            built = build_backbone(candidate)
+        if _is_like(built, backbone):
             return _as_builder(candidate)
     return architecture
+
+
+def _is_like(built: nn.Module, backbone: nn.Module) -> bool:
+    # The text of a module names every layer with its type and numbers; the taps are all that it leaves out.
+    mine, theirs = (list(getattr(getattr(m, "body", None), "return_layers", ())) for m in (built, backbone))
+    same_names = built.state_dict().keys() == backbone.state_dict().keys()
+    return mine == theirs and same_names and repr(built) == repr(backbone)
 
 
 def _as_builder(architecture: Architecture) -> Architecture:

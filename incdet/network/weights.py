@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,24 +21,29 @@ from incdet.errors import Finding, InputError, suggest
 State = Mapping[str, Tensor]
 # torchvision's COCO weights of the first builder were trained with this epsilon (pytorch/vision#2933).
 _COCO_V1_FILE = "retinanet_resnet50_fpn_coco"
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+PREFIXES = ("module", "model", "_orig_mod")
 
 
-def read_weights(source: str | Path, architecture: Architecture) -> tuple[dict[str, Tensor], float | None]:
+def read_weights(source: str | Path | State, architecture: Architecture) -> tuple[dict[str, Tensor], float | None]:
     """The tensors of ``source`` and the BatchNorm epsilon they were trained with, where that is known.
 
     Args:
         source: A local ``.pth`` / ``.pt`` / ``.safetensors`` file, a checkpoint folder, or a torchvision name such as
             ``IMAGENET1K_V1``, ``ResNet50_Weights.IMAGENET1K_V1`` or, with a builder, ``COCO_V1``; a name may download.
+            Tensors that were read already are taken as they are.
         architecture: Says which names are known.
 
     Raises:
         InputError: No such file or name, or the file cannot be read.
     """
+    if isinstance(source, Mapping):
+        return dict(source), None
     path = Path(source)
     if (path / "model.safetensors").is_file():
         path = path / "model.safetensors"
     if path.is_file():
-        return _read_file(path), 0.0 if path.name.startswith(_COCO_V1_FILE) else None
+        return read_state(path), 0.0 if path.name.startswith(_COCO_V1_FILE) else None
     if path.suffix in (".pth", ".pt", ".safetensors") or len(path.parts) > 1:
         raise _error(str(source), "does not exist", "give an existing .pth or .safetensors file, or a torchvision name")
     known = _named_weights(architecture)
@@ -48,8 +55,8 @@ def read_weights(source: str | Path, architecture: Architecture) -> tuple[dict[s
         )
     entry = known[str(source)]
     try:
-        state = dict(entry.get_state_dict(progress=False, check_hash=True))
-    except OSError as fault:
+        state = dict(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except (OSError, HTTPException, RuntimeError, UnpicklingError) as fault:
         raise _error(str(source), f"cannot be downloaded ({fault})", f"fetch {entry.url} and give the file") from fault
     coco_v1 = str(entry) == "RetinaNet_ResNet50_FPN_Weights.COCO_V1"
     return state, 0.0 if coco_v1 else None
@@ -67,23 +74,38 @@ def _named_weights(architecture: Architecture) -> dict[str, Any]:
     return known
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under the names that the network itself gives them.
+
+    A state dict may lie under ``model``, ``state_dict`` or ``model_state_dict``, and its names may begin with
+    ``module.`` or ``model.``, as wrappers write them; what else such a file holds is left out.
+
+    Raises:
+        InputError: The file cannot be read, or holds anything but tensors: no code of a file is ever run.
+    """
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as fault:
+            state: Any = dict(load_file(path))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as fault:
         raise _unreadable(path, fault) from fault
-    except Exception as fault:  # torch raises pickle.UnpicklingError for anything that is not tensors
-        if type(fault).__name__ == "UnpicklingError":
-            raise _unreadable(path, fault) from fault
-        raise
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    while isinstance(state, dict) and (key := next((k for k in WRAPPERS if isinstance(state.get(k), dict)), None)):
+        state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise _error(str(path), "holds no state dict", "save model.state_dict() and give that file")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return _bare({str(key): value for key, value in state.items()})
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` without what wrappers put before the names of a network."""
+    for key in state:
+        prefix, found, _ = key.partition("backbone.")
+        if found and prefix and all(part in PREFIXES for part in prefix[:-1].split(".")):
+            return _below(state, prefix)
+    while all(key.split(".")[0] in PREFIXES for key in state):
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return state
 
 
 def load_weights(source: str, state: State, backbone: nn.Module, class_tower: nn.Module, box_head: nn.Module) -> None:

@@ -38,6 +38,21 @@ def write_report(folder: Path | str) -> Path:
     return target
 
 
+def write_comparison(folders: Sequence[Path | str], target: Path | str) -> Path:
+    """Puts several runs of one protocol side by side in one page at ``target``.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        InputError: A folder holds no results, a file is cut off, or the runs differ in protocol or test images.
+    """
+    run = SavedRun.beside([SavedRun.load(folder) for folder in folders])
+    target = Path(target)
+    write_text(target, page(run, compare(run.results)))
+    return target
+
+
 def page(run: SavedRun, comparison: dict[str, Any]) -> Markup:
     """The whole page."""
     protocol = run.results[0].protocol
@@ -77,6 +92,7 @@ def _sections(run: SavedRun, comparison: dict[str, Any]) -> list[Section]:
         ),
         ("steps", "Old and new classes over the steps", _noted(panels(sections.over_steps(run)), STEPS)),
         ("matrix", "Step by step", _noted(panels(sections.matrices(run)), MATRIX)),
+        ("against", "Run against run", _noted(panels(sections.against_first(run)), AGAINST)),
         ("changes", "Gain and loss of the old classes", _noted(panels(sections.gains_and_losses(run)), CHANGES)),
         ("classes", "Every class", _every_class(run, key)),
         ("curves", "Precision and recall, before and after", _curves(run, key)),
@@ -95,6 +111,8 @@ is left of them and of those learned since."""
 MATRIX = "AP50 in % of the classes of every step (columns, with their number) after every step (rows)."
 CHANGES = """How the AP50 of every old class changed since it was learned, with 95 % intervals of a paired bootstrap
 over the test images. Grey: the interval holds zero, so it may be chance."""
+AGAINST = """The AP50 of every class after the last step, compared with the first run that has the same method, with
+95 % intervals of a paired bootstrap over the test images. Grey: the interval holds zero, so it may be chance."""
 RING = "The ring: where a class of the first step stood after it."
 CONFUSION = """The share of a class's objects in the test set on which a class of the other group fires (score above
 0.3, IoU 0.5 or more). Orange: new classes on old objects. Blue: old classes on new objects."""
@@ -146,10 +164,12 @@ def _photographs(run: SavedRun) -> list[Markup]:
 
 
 def _facts(run: SavedRun) -> list[Markup]:
-    parts = [costs.facts(run)]
-    counted = costs.data_table(run)
-    if counted:
-        parts.append(_details("Objects of every class", counted))
-    if run.config:
-        parts.append(_details("Configuration", tag("pre", run.config)))
+    parts = []
+    for one in run.parts or (run,):
+        parts += [tag("h3", one.root.name), costs.facts(one)] if run.parts else [costs.facts(one)]
+        counted = costs.data_table(one)
+        if counted:
+            parts.append(_details("Objects of every class", counted))
+        if one.config:
+            parts.append(_details("Configuration", tag("pre", one.config)))
     return parts

@@ -1,12 +1,14 @@
 """Photographs with what was found in them: the picture once in the page, the boxes as SVG above it.
 
-Sample entries are those of `samples`; a picture is 240 units wide wherever it is drawn.
+Sample entries are those of `saved`; a picture is 240 units wide wherever it is drawn.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +26,18 @@ HIGH = 14.0
 Entry = Mapping[str, Any]
 
 
-def store(root: Path, entries: Iterable[Entry]) -> Markup:
+def store(entries: Iterable[Entry]) -> Markup:
     """The pictures of ``entries``, each once, for every photograph of the page to refer to.
 
     Raises:
         InputError: A picture is gone.
     """
-    pictures: dict[str, Entry] = {entry["image"]: entry for entry in entries}
+    pictures: dict[str, Entry] = {_identity(entry): entry for entry in entries}
     images = []
-    for name, entry in pictures.items():
-        path = root / name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            problem, fix = f"cannot be read ({error.strerror})", "restore it, or remove samples.json of the steps"
-            raise InputError(Finding(str(path), "sample picture", problem, fix)) from None
-        kind = "png" if path.suffix == ".png" else "jpeg"
-        data = f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
-        images.append(tag("image", id=_identity(entry), width=UNITS, height=_height(entry), href=data))
+    for identity, entry in pictures.items():
+        kind = "png" if Path(entry["image"]).suffix == ".png" else "jpeg"
+        data = f"data:image/{kind};base64," + base64.b64encode(_content(entry["image"])).decode("ascii")
+        images.append(tag("image", id=identity, width=UNITS, height=_height(entry), href=data))
     return tag("svg", tag("defs", *images), class_="store", aria_hidden="true") if images else Markup("")
 
 
@@ -145,7 +141,17 @@ def _height(entry: Entry) -> float:
 
 
 def _identity(entry: Entry) -> str:
-    return f"picture-{entry['image_id']}"
+    """Of a picture in the page: equal for equal pictures, also of two runs."""
+    return f"picture-{hashlib.sha256(_content(entry['image'])).hexdigest()[:12]}"
+
+
+@lru_cache(maxsize=256)
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        problem, fix = f"cannot be read ({error.strerror})", "restore it, or remove samples.json of the steps"
+        raise InputError(Finding(path, "sample picture", problem, fix)) from None
 
 
 def _scaled(dash: str | None, unit: float) -> str | None:

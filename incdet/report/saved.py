@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from incdet.errors import Finding, InputError
 from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import Matches
 from incdet.evaluation.results import JOINT, Results, read_json
-from incdet.report.events import Log, read_log
+from incdet.report.events import Log, Phase, read_log
 from incdet.report.samples import load_mistakes, load_samples
 
 
@@ -21,11 +24,13 @@ class SavedMethod:
     """One method of a run.
 
     Attributes:
+        root: The run folder.
         folder: Where its steps lie.
         base: Where the shared first step lies.
         results: What it scored.
     """
 
+    root: Path
     folder: Path
     base: Path
     results: Results
@@ -46,12 +51,17 @@ class SavedMethod:
         return (load_matches(self.base / f"step_{step}") if found is None else found) or {}
 
     def samples(self, step: int) -> list[dict[str, Any]]:
-        """The sample entries after ``step``."""
-        return load_samples(self.folder / f"step_{step}") or load_samples(self.base / f"step_{step}") or []
+        """The sample entries after ``step``, with the paths of their pictures."""
+        found = load_samples(self.folder / f"step_{step}") or load_samples(self.base / f"step_{step}") or []
+        return [self._with_path(entry) for entry in found]
 
     def mistakes(self) -> list[dict[str, Any]]:
         """The mistakes between old and new classes after the last step that was run."""
-        return load_mistakes(self.folder / f"step_{max(self.results.steps)}")
+        found = load_mistakes(self.folder / f"step_{max(self.results.steps)}")
+        return [self._with_path(entry) for entry in found]
+
+    def _with_path(self, entry: dict[str, Any]) -> dict[str, Any]:
+        return {**entry, "image": str(self.root / entry["image"])}
 
     def memory(self) -> dict[str, tuple[int, int]]:
         """(exemplar images, objects in them) of every class that has some after the last step, by class.
@@ -84,6 +94,7 @@ class SavedRun:
         config: The frozen configuration's text, empty if there is none.
         protocol: The content of protocol.json, None if there is none.
         log: What log.jsonl says.
+        parts: The runs that were put side by side; none for a run of its own.
     """
 
     root: Path
@@ -91,6 +102,7 @@ class SavedRun:
     config: str
     protocol: dict[str, Any] | None
     log: Log
+    parts: tuple[SavedRun, ...] = ()
 
     @property
     def results(self) -> list[Results]:
@@ -119,8 +131,38 @@ class SavedRun:
         config, protocol = root / "config.yaml", root / "protocol.json"
         return cls(
             root,
-            tuple(SavedMethod(folder, root / "base", results) for folder, results in loaded),
+            tuple(SavedMethod(root, folder, root / "base", results) for folder, results in loaded),
             config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
             read_json(protocol) if protocol.is_file() else None,
             read_log(root / "log.jsonl"),
         )
+
+    @classmethod
+    def beside(cls, runs: Sequence[SavedRun]) -> SavedRun:
+        """Several runs as one; methods of one name get that of their run before it.
+
+        Of several joint runs, which differ in nothing but chance, the first one stays as the upper bound.
+        """
+        counts = Counter(method.name for run in runs for method in run.methods)
+        methods: list[SavedMethod] = []
+        phases: list[Phase] = []
+        for run, name in zip(runs, _names([run.root for run in runs]), strict=True):
+            renamed = {method: f"{name}/{method}" for method, count in counts.items() if count > 1 and method != JOINT}
+            for method in run.methods:
+                if method.incremental or all(other.incremental for other in methods):
+                    results = method.results.renamed(renamed.get(method.name, method.name))
+                    methods.append(replace(method, results=results))
+            for phase in run.log.phases:
+                known = phase.method if phase.method in counts else f"{name}/{phase.method}"
+                phases.append(replace(phase, method=renamed.get(phase.method, known)))
+        methods.sort(key=lambda method: not method.incremental)
+        first = runs[0]
+        return cls(first.root, tuple(methods), "", first.protocol, Log([], phases), tuple(runs))
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """A short name of each folder: its own, without what all begin with; numbers where those are alike."""
+    names = [root.resolve().name for root in roots]
+    common = re.match(r"(.*[_\-. ])?", os.path.commonprefix(names))
+    short = [name[len(common[0]) if common else 0 :] for name in names]
+    return short if all(short) and len(set(short)) == len(short) else [str(n) for n in range(1, len(names) + 1)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from incdet.evaluation.metrics import Matches
+from incdet.errors import Finding, InputError
+from incdet.evaluation.metrics import Interval, Matches, paired_changes
 from incdet.evaluation.results import JOINT, Results
 from incdet.report import bars, charts, photos, tables
 from incdet.report.bars import Bar
@@ -49,6 +50,36 @@ def gains_and_losses(run: SavedRun) -> list[Markup]:
 def _moved(method: SavedMethod) -> dict[str, Any]:
     last = method.results.steps[max(method.results.steps)]
     return {name: one for name, one in (last.since or last.changes).items() if one.change is not None}
+
+
+def against_first(run: SavedRun) -> list[Markup]:
+    """In a comparison of runs: how the classes differ from those of the first run with the same method, with intervals.
+
+    Raises:
+        InputError: The runs were scored on different test images.
+    """
+    if not run.parts:
+        return []
+    panels: list[Markup] = []
+    firsts: dict[str, SavedMethod] = {}
+    for method in run.methods:
+        if not method.incremental or method.results.last is None:
+            continue
+        first = firsts.setdefault(method.name.rpartition("/")[2], method)
+        if first is not method:
+            drawn, _ = bars.changes(f"{method.name} against {first.name}", moved := _difference(first, method))
+            panels.append(_figure(drawn, certain(moved, "classes")))
+    return panels
+
+
+def _difference(first: SavedMethod, other: SavedMethod) -> dict[str, Interval]:
+    last = max(first.results.steps)
+    before, after = first.matches(last), other.matches(last)
+    try:
+        return paired_changes(before, after, list(before))
+    except ValueError:
+        problem = f"{first.name} and {other.name} were scored on different test images"
+        raise InputError(Finding(str(other.folder), "comparison", problem, "score both on one test set")) from None
 
 
 def per_class(run: SavedRun) -> list[Markup]:
@@ -176,7 +207,7 @@ def class_key(run: SavedRun) -> Markup:
 
 def store(run: SavedRun) -> Markup:
     """Every picture of the page, once."""
-    return photos.store(run.root, _entries(run))
+    return photos.store(_entries(run))
 
 
 def _entries(run: SavedRun) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def _mean(result: Results, names: Sequence[str]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def certain(moved: Mapping[str, Interval]) -> str:
+def certain(moved: Mapping[str, Interval], what: str = "old classes") -> str:
     """Which classes lost and gained more than chance would have it, and of how many."""
     known = {name: one for name, one in moved.items() if one.change is not None}
     ordered = sorted(known, key=lambda name: known[name].change or 0.0)
@@ -64,7 +64,7 @@ def certain(moved: Mapping[str, Interval]) -> str:
     rest = len(known) - len(lost) - len(gained)
     if rest:
         parts.append(f"{rest if lost or gained else 'all'} within what chance may do")
-    return f"Of {len(known)} old class{'es' if len(known) > 1 else ''}: {'; '.join(parts)}."
+    return f"Of {len(known)} {what if len(known) > 1 else what.removesuffix('es')}: {'; '.join(parts)}."
 
 
 def _listed(names: Sequence[str], moved: Mapping[str, Interval]) -> str:

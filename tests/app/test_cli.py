@@ -54,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
     """Replaces the functions behind the verbs by a recorder."""
     import incdet.app.evaluate
     import incdet.app.extend
-    import incdet.app.run
+    import incdet.app.train
     import incdet.report.html
 
     caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -63,7 +63,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
         caught.append((words, named))
         return {"AP": 0.25, "AP50": 0.5, "per_class": {"cat": {"AP": 0.25, "AP50": None}}}
 
-    monkeypatch.setattr(incdet.app.run, "run", record)
+    monkeypatch.setattr(incdet.app.train, "train", record)
     monkeypatch.setattr(incdet.app.evaluate, "evaluate", record)
     monkeypatch.setattr(incdet.app.extend, "extend", record)
     monkeypatch.setattr(incdet.report.html, "write_report", record)
@@ -82,13 +82,21 @@ def test_train_passes_the_checked_configuration(
     assert config.output == Path("x").resolve()
 
 
+@pytest.mark.usefixtures("no_training")
+def test_train_refuses_what_other_data_formats_are_set_by(incdet_command: Callable[..., Any], tmp_path: Path) -> None:
+    words = ["train", "--config", "configs/shapes/demo.yaml", f"output={tmp_path}/run", "data.test_splits=[2007_test]"]
+    done = incdet_command(*words)
+    assert done.code == 2 and "key data.test_splits: is not used" in done.err and "data.format=voc" in done.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[..., Any], tmp_path: Path) -> None:
     done = incdet_command("evaluate", "--checkpoint", "a", "--data", "b", "--images", "c", "--output", tmp_path / "d")
     assert done.code == 0
     assert calls == [
         (
             (Path("a"), Path("b"), Path("c")),
-            {"split": None, "output": tmp_path / "d", "batch_size": 8, "device": "auto"},
+            {"split": None, "exif": "auto", "output": tmp_path / "d", "batch_size": 8, "device": "auto"},
         )
     ]
     assert [line.split() for line in done.out.splitlines()[:3]] == [

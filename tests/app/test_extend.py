@@ -11,7 +11,9 @@ import torch
 from finished_run import Finished, quiet
 
 from incdet.app.extend import chosen_classes, extend, new_classes
-from incdet.app.run import run
+from incdet.app.progress import Display
+from incdet.app.train import train
+from incdet.config import Config, load_config
 from incdet.data.dataset import read_image
 from incdet.data.formats import read_coco
 from incdet.errors import InputError
@@ -124,7 +126,7 @@ def test_the_old_data_set_may_be_gone_when_the_run_kept_the_pixels(
 ) -> None:
     data = shutil.copytree(finished.data, tmp_path / "data")
     keep = settings(methods=["eeil"], data={"root": str(data)}, memory={"copy_images": True})
-    base = run(keep, display=quiet()[0])
+    base = train(keep, display=quiet()[0])
     shutil.rmtree(data)
     own = make_coco()
     root = teach(finished, own.annotations, own.images, tmp_path / "own", path=base / "step_3", method="eeil")
@@ -138,7 +140,7 @@ def test_the_old_data_set_may_be_gone_when_the_run_kept_the_pixels(
 def bereft(settings: Callable[..., Any], finished: Finished, tmp_path: Path) -> Path:
     """A run whose old data set is gone, the pictures of its exemplars with it."""
     data = shutil.copytree(finished.data, tmp_path / "gone")
-    root = run(settings(methods=["eeil"], data={"root": str(data)}), display=quiet()[0])
+    root = train(settings(methods=["eeil"], data={"root": str(data)}), display=quiet()[0])
     shutil.rmtree(data)
     return root / "step_3"
 
@@ -183,7 +185,134 @@ def test_old_data_is_used_where_a_run_stored_exemplars_too(
     assert "exemplars chosen from" in capsys.readouterr().out
 
 
+# --- stopped and gone on with
+
+
+class Stopping(Display):
+    """Interrupts at one iteration of one phase."""
+
+    def __init__(self, phase: str, iteration: int) -> None:
+        super().__init__(quiet()[0].console)
+        self.at = (phase, iteration)
+
+    def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
+        if (phase, done) == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize("way", ["the same command", "with --resume", "the frozen file"])
+def test_a_stopped_extension_goes_on_as_if_it_had_not_been(
+    finished: Finished,
+    make_coco: Callable[..., Any],
+    tmp_path: Path,
+    incdet_command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    own, path = make_coco(), finished.root / "incdet" / "step_3"
+    test = ["--test-data", finished.data / "test.json", "--test-images", finished.data / "images"]
+    words = ["extend", "--checkpoint", path, "--data", own.annotations, "--images", own.images, *ROOM, *test]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert incdet_command(*words, "--output", whole).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("incdet.app.run.Display", lambda: Stopping("step 4 train", 2))
+        done = incdet_command(*words, "--output", parts)
+    assert done.code == 130 and list(parts.rglob("*.pt"))
+    again = {
+        "the same command": [*words, "--output", parts],
+        "with --resume": [*words, "--resume", "--output", parts],
+        "the frozen file": ["train", "--config", parts / "config.yaml", "--resume"],
+    }[way]
+    assert incdet_command(*again).code == 0
+    first, second = (checkpoint.load(root / "step_4").model.state_dict() for root in (whole, parts))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert load_memory(whole / "memory" / "step_4.json") == load_memory(parts / "memory" / "step_4.json")
+    assert read_scores(whole) == read_scores(parts)
+    assert not list(parts.rglob("*.pt"))
+    assert incdet_command(*words, "--output", parts).code == 0, "and a finished one is done"
+
+
+def read_scores(root: Path) -> list[Any]:
+    details = json.loads((root / "scores.json").read_text())
+    steps = json.loads((root / "results.json").read_text())["steps"]
+    return [details, [{key: value for key, value in step.items() if key != "seconds"} for step in steps]]
+
+
+@pytest.mark.usefixtures("without_report")
+def test_the_frozen_file_is_that_of_the_extension(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_coco()
+    monkeypatch.chdir(own.images.parent)
+    root = teach(finished, Path("annotations.json"), Path("images"), tmp_path / "own", method="masked")
+    config = load_config(root / "config.yaml")
+    assert config.extend is not None and config.extend.annotations == own.annotations
+    assert config.extend.checkpoint == str(finished.root / "incdet" / "step_3")
+    assert config.methods == ("masked",) and config.memory.total == 8
+    assert config.train.increment == finished.config.train.increment
+    for foreign in ("data", "model", "protocol", "base", "joint"):
+        assert f"{foreign}:" not in (root / "config.yaml").read_text()
+    start = next(json.loads(line) for line in (root / "log.jsonl").open() if '"start"' in line)
+    assert start["data"]["root"] == str(own.annotations)
+    assert json.loads((root / "results.json").read_text())["detector"] == "RetinaNet tiny FPN-8, 48 px"
+
+
+def test_another_call_does_not_go_on_with_an_extension(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_coco()
+    monkeypatch.setattr("incdet.app.run.Display", lambda: Stopping("step 4 train", 1))
+    with pytest.raises(KeyboardInterrupt):
+        teach(finished, own.annotations, own.images, tmp_path / "own")
+    with pytest.raises(InputError, match="already holds a run"):
+        teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"])
+    with pytest.raises(InputError, match="key extend.classes.*differs"):
+        teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"], resume=True)
+
+
+# --- whose settings
+
+
+@pytest.mark.usefixtures("no_training")
+def test_only_the_run_that_made_the_checkpoint_gives_settings(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path
+) -> None:
+    own, foreign = make_coco(), tmp_path / "foreign"
+    lone = shutil.copytree(finished.root / "incdet" / "step_3", foreign / "kept" / "mine")
+    for place in (foreign, foreign / "kept", lone):
+        (place / "config.yaml").write_text("sead: 1")
+    with pytest.raises(AssertionError, match="training has begun"):
+        teach(finished, own.annotations, own.images, tmp_path / "own", path=lone, overrides=("engine.device=cpu",))
+    assert load_config(tmp_path / "own" / "config.yaml").train == Config().train
+
+
 # --- refused before any training
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.backbone=resnet18", "the network is that of --checkpoint"),
+        ("model.score_thresh=0.1", "the network is that of --checkpoint"),
+        ("data.train_images=9", "those of --data"),
+        ("protocol.steps=5+5", "--classes"),
+        ("methods=[eeil]", "give --method"),
+        ("output=elsewhere", "give --output"),
+        ("base=there", "--checkpoint"),
+        ("train.joint.lr=1", "no joint training"),
+        ("train.base.lr=1", "train.increment"),
+        ("extend.classes=[dog]", "options of the command"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, override: str, said: str
+) -> None:
+    own = make_coco()
+    with pytest.raises(InputError, match=f"key {override.partition('=')[0]}.*is not used by incdet extend.*{said}"):
+        teach(finished, own.annotations, own.images, tmp_path / "own", overrides=(*ROOM, override))
+    assert not (tmp_path / "own").exists()
 
 
 @pytest.mark.usefixtures("no_training")

@@ -69,7 +69,7 @@ def test_the_threshold_keeps_the_rest_out(saved: Path, photographs: Path, tmp_pa
     assert [entry["detections"] for entry in json.loads(file.read_text())["images"]] == [[], []]
 
 
-@pytest.mark.parametrize("name, said", [("none.jpg", "does not exist"), ("notes.txt", "cannot be decoded")])
+@pytest.mark.parametrize("name, said", [("none.jpg", "does not exist"), ("notes.txt", "is no picture")])
 def test_a_file_that_is_no_picture_is_refused(
     saved: Path, photographs: Path, tmp_path: Path, name: str, said: str
 ) -> None:

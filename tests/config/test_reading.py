@@ -64,7 +64,7 @@ def test_every_shipped_configuration_opens_with_its_facts_and_names_no_place_on_
 def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from incdet.app.run import build_model
+    from incdet.app.detector import build_model
     from incdet.data.protocols import parse_steps
     from incdet.methods.registry import get_method
     from incdet.vocab import Vocabulary

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from helpers import tiny_settings
 
@@ -92,3 +94,41 @@ def test_faults_of_the_files_are_told(make_coco: Callable[..., Any], tmp_path: P
         open_source(coco_settings(bad, good, tmp_path))
     with pytest.raises(InputError, match="77"):
         open_source(coco_settings(good, bad, tmp_path))
+
+
+def test_pictures_of_both_splits_are_told_before_training(make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    train, test = make_coco(folder="a"), make_coco(folder="b", images=2)
+    source = open_source(coco_settings(train, test, tmp_path))
+    (warning,) = source.warnings
+    # The photographs of the second maker are copies of the first two of the first one's, which repeat themselves.
+    assert "4 picture(s) of the training data and of the test data are copies" in warning.problem
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_picture_that_cannot_be_trained_on_is_refused_before(
+    make_coco: Callable[..., Any], tmp_path: Path, side: str
+) -> None:
+    good, bad = make_coco(folder="a"), make_coco(folder="b")
+    (bad.images / "002.png").write_bytes((bad.images / "002.png").read_bytes()[:-40])
+    sides = (bad, good) if side == "train" else (good, bad)
+    with pytest.raises(InputError, match=r"b/images/002.png: image 2: is cut off"):
+        open_source(coco_settings(*sides, tmp_path))
+
+
+def test_a_picture_that_would_vanish_in_the_detector_is_refused_before(
+    make_coco: Callable[..., Any], tmp_path: Path
+) -> None:
+    def thin(content: dict[str, Any]) -> None:
+        content["images"][0].update(width=64, height=1)
+        content["annotations"][0].update(bbox=[2, 0, 9, 1])
+
+    good, bad = make_coco(folder="a"), make_coco(folder="b", edit=thin)
+    cv2.imwrite(str(bad.images / "001.png"), np.zeros((1, 64, 3), np.uint8))
+    with pytest.raises(InputError, match="001.png: image 1: is 0 x 48 pixels after resizing"):
+        open_source(coco_settings(good, bad, tmp_path))
+
+
+def test_the_answer_about_the_cameras_turn_reaches_the_records(make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    own = make_coco()
+    source = open_source(coco_settings(own, own, tmp_path, exif="ignore"))
+    assert {record.exif for record in [*source.train, *source.test]} == {"ignore"}

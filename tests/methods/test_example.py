@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from incdet.app.run import run
+from incdet.app.train import train
 from incdet.config import Config
 from incdet.methods import registry
 from incdet.methods.method import Method
@@ -54,7 +54,7 @@ def test_the_example_is_no_longer_than_a_page(repository: Path) -> None:
 @pytest.mark.usefixtures("installed", "without_report")
 def test_the_example_of_the_docs_trains_with_a_number_changed(settings: Callable[..., Config], tmp_path: Path) -> None:
     changed = {"squared_logits": {"kd_squared": {"weight": 0.5}}}
-    root = run(settings(methods=["squared_logits"], method=changed))
+    root = train(settings(methods=["squared_logits"], method=changed))
     found = json.loads((root / "results.json").read_text())
     assert found["changed"] == ["kd_squared.weight=0.5"] and len(found["steps"]) == 3
     losses = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]

@@ -114,6 +114,13 @@ def test_frozen_modules_compute_the_same_and_do_not_learn() -> None:
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_without_a_pyramid_the_body_gives_its_last_map_alone(name: str) -> None:
+    architecture = Architecture(backbone=name, pyramid=False, anchor_sizes=((32, 64),))
+    found = build_backbone(architecture)(torch.rand(1, 3, 64, 96))
+    assert found.shape == (1, architecture.channels, 2, 3)
+
+
 def test_epsilon_and_kind_of_norm_follow_the_recipe() -> None:
     for kind, module_type in (("batch", nn.BatchNorm2d), ("frozen", FrozenBatchNorm2d)):
         backbone = build_backbone(

@@ -315,3 +315,21 @@ def test_which_tensor_of_the_predictor_learns_comes_along() -> None:
 def test_a_string_is_no_list_of_classes() -> None:
     with pytest.raises(InputError, match="is the string 'abcde'"):
         from_torchvision(small_resnet(), "abcde")
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_a_body_without_a_pyramid_as_in_torchvisions_documentation_is_known_by_name(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body: Any = torchvision.models.get_model(name, weights=None)
+    body = body.features if name == "mobilenet_v2" else nn.Sequential(*list(body.children())[:-2])
+    body.out_channels = 1280 if name == "mobilenet_v2" else 512
+    generator = AnchorGenerator(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),))
+    plain = RetinaNet(body, len(NAMES), anchor_generator=generator, min_size=64, max_size=64)
+    plain = lively(plain, [1, 4])
+    ours = from_torchvision(plain, NAMES)
+    assert (ours.architecture.backbone, ours.architecture.pyramid) == (name, False)
+    checkpoint.save(tmp_path, ours)
+    loaded = checkpoint.load(tmp_path).model
+    for model in (ours, loaded):
+        same_detections(detect(model), detect(plain), KEPT)
+    same_detections(detect(to_torchvision(loaded)), detect(ours), [0, 1, 2])

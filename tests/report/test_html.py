@@ -9,9 +9,10 @@ import pytest
 from saved_run import PROTOCOL, WILD, make_run
 
 from incdet.errors import InputError
+from incdet.evaluation.match_file import load_matches, save_matches
 from incdet.evaluation.metrics import ClassScore
 from incdet.evaluation.results import Results
-from incdet.report.html import write_report
+from incdet.report.html import write_comparison, write_report
 
 
 class Page(HTMLParser):
@@ -204,3 +205,35 @@ def test_a_sample_picture_that_is_gone_is_refused_with_its_name(folder: Path) ->
     next((folder / "samples" / "images").iterdir()).unlink()
     with pytest.raises(InputError, match=r"0\.jpg.*cannot be read"):
         write_report(folder)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Path]:
+    return [make_run(tmp_path / name).rename(tmp_path / f"run_{name}") for name in ("a", "b")]
+
+
+def test_two_runs_stand_side_by_side_in_one_page(two: list[Path], tmp_path: Path) -> None:
+    text = write_comparison(two, tmp_path / "compared.html").read_text("utf-8")
+    page = Page(text)
+    assert {"a/incdet", "b/incdet", "a/finetune", "joint"} <= set(page.cells) and "b/joint" not in page.cells
+    assert "Run against run" in page.headings and "run_a" in page.words and "run_b" in page.words
+    assert "b/incdet against a/incdet" in page.words
+    assert "Of 4 classes: all within what chance may do." in page.words
+    assert len([source for source in page.sources if source.startswith("data:")]) == 1  # the same picture in both
+    assert not (two[0] / "report.html").exists() and not (two[0] / "plots").exists()
+
+
+def test_runs_on_different_test_images_are_not_compared(two: list[Path], tmp_path: Path) -> None:
+    place = two[1] / "incdet" / "step_3"
+    found = load_matches(place)
+    assert found is not None
+    save_matches(place, {name: one._replace(positives=one.positives + 1) for name, one in found.items()})
+    with pytest.raises(InputError, match="different test images"):
+        write_comparison(two, tmp_path / "compared.html")
+
+
+def test_runs_of_different_protocols_are_not_compared(two: list[Path], tmp_path: Path) -> None:
+    path = two[1] / "incdet" / "results.json"
+    path.write_text(path.read_text("utf-8").replace("5ca1ab1e", "0ther"), "utf-8")
+    with pytest.raises(InputError, match="different protocols"):
+        write_comparison(two, tmp_path / "compared.html")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from incdet.report.palette import class_colours
-from incdet.report.photos import UNITS, found, mistake, overlap, truth
+from incdet.report.photos import UNITS, found, mistake, overlap, store, truth
 
 COLOURS = class_colours(["cat", "dog"])
 ENTRY: dict[str, Any] = {
@@ -26,6 +28,12 @@ ENTRY: dict[str, Any] = {
         {"box": [60, 10, 90, 40], "name": "dog", "score": 0.29},
     ],
 }
+
+
+@pytest.fixture(autouse=True)
+def picture(tmp_path: Path) -> None:
+    ENTRY["image"] = str(tmp_path / "7.jpg")
+    (tmp_path / "7.jpg").write_bytes(b"any picture")
 
 
 def frames(drawn: str) -> list[tuple[str, str | None]]:
@@ -54,7 +62,8 @@ def test_the_truth_shows_known_objects_that_count() -> None:
     drawn = truth(ENTRY, ["cat", "dog"], COLOURS)
     assert words(drawn) == ["cat", "dog"]
     assert frames(drawn) == [(COLOURS["dog"], None), (COLOURS["cat"], None)]
-    assert 'href="#picture-7"' in drawn and 'viewBox="0.0 0.0 240.0 120.0"' in drawn
+    (identity,) = re.findall('id="([^"]+)"', store([ENTRY, dict(ENTRY)]))  # once, however often it is asked for
+    assert f'href="#{identity}"' in drawn and 'viewBox="0.0 0.0 240.0 120.0"' in drawn
 
 
 @pytest.mark.parametrize("box", [[0, 0, 10, 10], [110, 50, 120, 60], [0, 0, 120, 60], [50, 20, 70, 40]])

@@ -17,7 +17,7 @@ from helpers import network
 from rich.console import Console
 
 from incdet.app.progress import Display
-from incdet.app.run import prepare_data
+from incdet.app.train import prepare_data
 from incdet.config import Augment, Config, Schedule
 from incdet.config.architecture import Architecture
 from incdet.data.augment import build_pipeline

@@ -15,7 +15,7 @@ import torch
 from helpers import network
 from torch import nn
 
-from incdet.app.run import prepare_data
+from incdet.app.train import prepare_data
 from incdet.training.processes import Processes
 
 

@@ -24,7 +24,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.harness import Equality
 from benchmarks.scene import make_scene
-from incdet.app.run import PLAIN
+from incdet.app.train import PLAIN
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.network.bn_folding import folded_once

@@ -11,7 +11,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Prints every finding; the exit code is 2 if one of them is an error."""
     from incdet.app.check import check as findings_of
 
-    findings = findings_of(arguments.data, arguments.images, arguments.split)
+    findings = findings_of(arguments.data, arguments.images, arguments.split, exif=arguments.exif)
     for finding in findings:
         print(f"{finding.severity}: {finding}")
     errors = sum(finding.severity == "error" for finding in findings)

@@ -28,6 +28,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.images,
         split=arguments.split,
+        exif=arguments.exif,
         output=arguments.output,
         batch_size=arguments.batch_size,
         device=arguments.device,

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="classes to add [all in the data]: cat dog, or cat,dog; 'salt, pepper' is one class where the data has it",
     )
     parser.add_argument("--method", default="incdet", metavar="NAME", help="how to learn them [incdet]")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="run folder; must not hold a run")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="run folder of its own")
+    parser.add_argument("--resume", action="store_true", help="go on; the same command does so by itself")
     parser.add_argument("--old-data", type=Path, metavar="PATH", help="annotations to choose old exemplars from")
     parser.add_argument("--old-images", type=Path, metavar="DIR", help="folder of their images")
     add_split(parser, "--old-split", "--old-data")
@@ -39,6 +40,7 @@ def extend(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.images,
         split=arguments.split,
+        exif=arguments.exif,
         classes=arguments.classes,
         method=arguments.method,
         output=arguments.output,
@@ -49,6 +51,7 @@ def extend(arguments: argparse.Namespace) -> int:
         test_data=arguments.test_data,
         test_images=arguments.test_images,
         test_split=arguments.test_split,
+        resume=arguments.resume,
     )
     print(f"written: {folder}")
     return 0

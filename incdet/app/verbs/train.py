@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from incdet.app.verbs.verb import Verb, add_overrides, override, words_of
@@ -19,13 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Trains and says where the run is."""
+    from incdet.app.run_folder import is_frozen
+    from incdet.app.unused import refuse_unused
     from incdet.config import load_config
 
     chosen = {"methods": arguments.method, "without": arguments.without}
     words = [override(key, value) for key, value in chosen.items() if value is not None]
-    config = load_config(arguments.config, [*arguments.overrides, *words])
-    from incdet.app.run import run
-
+    words = [*arguments.overrides, *words]
+    if is_frozen(arguments.config):  # the folder may have been copied here from elsewhere
+        words = [f"output={json.dumps(str(arguments.config.resolve().parent))}", *words]
+    config = load_config(arguments.config, words)
+    refuse_unused(arguments.overrides, config.data.of_other_formats(config.data.format), "this run")
+    if config.extend is not None:
+        from incdet.app.extend import run_extension as run
+    else:
+        from incdet.app.train import train as run
     print(f"written: {run(config, resume=arguments.resume)}")
     return 0
 

@@ -69,6 +69,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if they lie apart")
     add_split(parser, "--split", "the annotations")
+    parser.add_argument(
+        "--exif",
+        choices=("auto", "apply", "ignore"),
+        default="auto",
+        help="turn pictures as the camera says: auto tells it from the stated sizes [auto]",
+    )
 
 
 def add_split(parser: argparse.ArgumentParser, option: str, what: str) -> None:

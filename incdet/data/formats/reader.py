@@ -8,11 +8,14 @@ from pathlib import Path
 
 from incdet.data.formats import coco, voc
 from incdet.data.formats.coco_layout import coco_parts
-from incdet.data.formats.splits import Purpose, apart, choose_split
+from incdet.data.formats.splits import Purpose, choose_split
 from incdet.data.formats.textfile import neighbours
 from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts
-from incdet.data.records import LabelledSet
-from incdet.errors import Finding, InputError
+from incdet.data.images import check_pictures
+from incdet.data.picture_book import Progress
+from incdet.data.records import Exif, LabelledSet
+from incdet.data.resize import Geometry
+from incdet.errors import Finding, InputError, errors_of
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,16 @@ class Annotations:
 
 
 def open_annotations(
-    path: Path, images: Path | None = None, split: str | None = None, *, purpose: Purpose = "train"
+    path: Path,
+    images: Path | None = None,
+    split: str | None = None,
+    *,
+    purpose: Purpose = "train",
+    exif: Exif = "auto",
+    geometry: Geometry | None = None,
+    progress: Progress | None = None,
 ) -> LabelledSet:
-    """The records of annotations in any of the known formats; ``describe()`` of them says what was read.
+    """The records of annotations in any of the known formats, with pictures that can be trained on.
 
     A verb opens its training data by ``open_annotations(data, images, split)`` and everything it measures on with
     ``purpose="test"``, which never takes a training split by itself; it prints ``describe()`` and the warnings.
@@ -57,19 +67,28 @@ def open_annotations(
         images: The folder of the pictures, where they do not lie beside their annotations.
         split: Which split to read; None takes the one for ``purpose``.
         purpose: What the records are for.
+        exif: Whether the pictures are turned as the camera says; ``auto`` tells it from the stated sizes.
+        geometry: What the detector resizes pictures to, where one is known: too thin ones are refused.
+        progress: Called while pictures are decoded that were not seen before.
 
     Raises:
-        InputError: Everything that is wrong, all of it at once.
+        InputError: Everything that is wrong with the annotations, or else with the pictures.
     """
     found = recognise(path, images)
-    return found.read(choose_split(found.splits, split, purpose, found.path))
+    data = found.read(choose_split(found.splits, split, purpose, found.path))
+    return with_pictures(data, exif, geometry, progress)
 
 
-def open_splits(path: Path, images: Path | None = None, split: str | None = None) -> list[LabelledSet]:
-    """Every split of the annotations, or the named one, each image in one of them: what a check goes through."""
-    found = recognise(path, images)
-    names = apart(found.splits) if split is None else [choose_split(found.splits, split, "train", found.path)]
-    return [found.read(name) for name in names]
+def with_pictures(
+    data: LabelledSet, exif: Exif = "auto", geometry: Geometry | None = None, progress: Progress | None = None
+) -> LabelledSet:
+    """The same records after a look at their pictures, with its warnings; arguments and errors as above."""
+    if exif != "auto":
+        data = replace(data, records=tuple(replace(record, exif=exif) for record in data.records))
+    findings = check_pictures(data.records, geometry, progress)
+    if errors := errors_of(findings):
+        raise InputError(errors)
+    return replace(data, warnings=(*data.warnings, *findings))
 
 
 def recognise(path: Path, images: Path | None = None) -> Annotations:

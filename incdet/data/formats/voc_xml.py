@@ -14,7 +14,7 @@ from incdet.data.formats.boxes import Corners, judge_box
 from incdet.data.formats.pictures import PicturesByStem
 from incdet.data.formats.values import parse_flag, parse_side
 from incdet.data.formats.xmlfile import load_xml
-from incdet.data.images import turned_size
+from incdet.data.inspection import header_size
 from incdet.errors import Finding, InputError, shown
 from incdet.vocab import clean_name, name_problem
 
@@ -130,7 +130,7 @@ def _size(tree: ElementTree.Element, one: VocFile) -> tuple[int, int]:
     width, height = (parse_side(text) for text in texts)
     if width and height:
         return width, height
-    found = turned_size(one.image)
+    found = header_size(one.image)
     if found is None:
         stated = " x ".join(shown(text or "missing") for text in texts)
         one.report("size", f"is {stated}", "write width and height in pixels")

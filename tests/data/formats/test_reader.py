@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from incdet.data.formats.reader import open_annotations, open_splits
+from incdet.data.formats.reader import open_annotations, recognise
 from incdet.errors import InputError
 
 BOX = "<bndbox><xmin>11</xmin><ymin>11</ymin><xmax>50</xmax><ymax>50</ymax></bndbox>"
@@ -61,7 +61,7 @@ def test_test_data_of_a_folder_with_train_and_test_are_its_test_folder(tmp_path:
     assert {record.image.parent.name for record in test.records} == {"test"} and len(train) == 4
     assert test.describe() == f"{tmp_path}: VOC XML, split test (of test, train): 2 images, 2 boxes, 1 classes"
     assert len(open_annotations(tmp_path, split="train", purpose="test")) == 4
-    assert [len(one) for one in open_splits(tmp_path)] == [2, 4]
+    assert recognise(tmp_path).splits == ("test", "train")
 
 
 def test_without_a_test_folder_there_is_nothing_to_test_on(tmp_path: Path) -> None:
