@@ -35,11 +35,11 @@ def read_annotations(
 
 @contextmanager
 def picture_progress() -> Iterator[Progress]:
-    """Shows on stderr how many of the pictures that were not seen before are decoded."""
+    """Shows on stderr how many of the pictures that were not seen before are decoded, or drawn."""
     with Display(Console(stderr=True)) as display:
 
         def progress(done: int, total: int) -> None:
             if total > FEW:
-                display.advance("looking at pictures", done, total)
+                display.advance("pictures", done, total)
 
         yield progress

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +19,8 @@ from rich.progress import (
 
 LINE_SECONDS = 20.0
 """Without a terminal, how often a line is printed."""
+LONG_SECONDS = 5.0
+"""What took longer is said to have."""
 
 
 class Display:
@@ -72,6 +76,25 @@ class Display:
             left = (now - self._started) / max(1, done) * (total - done)
             line = f"{name}: {done}/{total} {note} ETA {left:.0f} s"
             self.console.print(line, highlight=False, markup=False, emoji=False)
+
+    @contextmanager
+    def doing(self, words: str) -> Iterator[None]:
+        """Says what is done in the block, which cannot tell how far it is, and how long it took if that was long.
+
+        A terminal shows it as a bar that moves; elsewhere a line is printed at once.
+        """
+        start = time.monotonic()
+        task = self._bar.add_task(words, total=None, note="") if self._bar.live.is_started else None
+        if task is None or not self.console.is_terminal:
+            self.say(f"{words} ...")
+        try:
+            yield
+        finally:
+            if task is not None:
+                self._bar.remove_task(task)
+            spent = time.monotonic() - start
+            if spent > LONG_SECONDS:
+                self.say(f"{words}: {spent:.0f} s")
 
     def say(self, text: object) -> None:
         """A line (or a rich table) above the bar; what looks like markup in it, as a class `[red]` does, is text."""

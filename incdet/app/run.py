@@ -243,7 +243,12 @@ class Run:
     def taken_up(self, folder: Path, method: Method) -> Results:
         """The results of an earlier part of the run in a method's folder; empty ones where there are none."""
         path = folder / "results.json"
-        return Results.load(path) if path.is_file() else self.results(method)
+        if not path.is_file():
+            return self.results(method)
+        results = Results.load(path)
+        steps = ", ".join(map(str, results.steps))
+        self.engine.say(f"{method.name}: finished in an earlier part of the run: step {steps}")
+        return results
 
     def save_memory(self, memory: Memory, folder: Path, step: int) -> Memory:
         """Keeps the memory after ``step`` in a method's folder; returns it as it was saved."""

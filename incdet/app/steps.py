@@ -60,7 +60,8 @@ def learn_steps(
 
 def conclude(work: Run, finished: Sequence[Results]) -> None:
     """Gaps to joint, comparison.json, the table, plots and the report, when the last step is scored."""
-    work.background.wait()
+    with work.display.doing("scoring the last step"):
+        work.background.wait()
     comparison = compare(finished)
     for results in finished:
         results.save(work.folder.method(results.method) / "results.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ Points = NDArray[np.float64]
 Canvas = NDArray[np.uint8]
 
 
-def write_shapes(root: Path, train: int = 600, test: int = 200, size: int = 96, seed: int = 0) -> Path:
+def write_shapes(
+    root: Path,
+    train: int = 600,
+    test: int = 200,
+    size: int = 96,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Draw the data set into ``root``, unless the same one lies there already.
 
     Images are square and hold two to five objects of random classes, sizes (0.19 to 0.5 of the image side), angles,
@@ -39,6 +46,7 @@ def write_shapes(root: Path, train: int = 600, test: int = 200, size: int = 96, 
         test: Number of test images.
         size: Side of the images in pixels, at least 48.
         seed: Of everything drawn.
+        progress: Called with (images drawn, images to draw) now and then, not at all if they are there.
 
     Returns:
         ``root``.
@@ -56,10 +64,18 @@ def write_shapes(root: Path, train: int = 600, test: int = 200, size: int = 96, 
                 "use at least one image each and 48 pixels",
             )
         )
-    for split, count in zip(SPLITS, (train, test), strict=True):
-        stamp = {"shapes": VERSION, "split": split, "count": count, "size": size, "seed": seed}
-        if not _is_drawn(root, split, stamp):
-            _draw_split(root, split, stamp)
+    counts = dict(zip(SPLITS, (train, test), strict=True))
+    stamps = {
+        split: {"shapes": VERSION, "split": split, "count": count, "size": size, "seed": seed}
+        for split, count in counts.items()
+    }
+    missing = [split for split, stamp in stamps.items() if not _is_drawn(root, split, stamp)]
+    drawn, total = 0, sum(counts[split] for split in missing)
+    for split in missing:
+        for _ in _draw_split(root, split, stamps[split]):
+            drawn += 1
+            if progress is not None and (drawn % 16 == 0 or drawn == total):
+                progress(drawn, total)
     return root
 
 
@@ -77,7 +93,8 @@ def _is_drawn(root: Path, split: str, stamp: Mapping[str, Any]) -> bool:
     return found == dict(stamp) and sum(1 for _ in folder.glob("*.png")) >= int(stamp["count"])
 
 
-def _draw_split(root: Path, split: str, stamp: Mapping[str, Any]) -> None:
+def _draw_split(root: Path, split: str, stamp: Mapping[str, Any]) -> Iterator[None]:
+    """Draws a split, an image each time it is asked for one; the split is there when the last has been asked for."""
     folder = root / "images" / split
     folder.mkdir(parents=True, exist_ok=True)
     # The JSON is what says "drawn": without it a stopped run starts over.
@@ -102,6 +119,7 @@ def _draw_split(root: Path, split: str, stamp: Mapping[str, Any]) -> None:
                 frozenset(CLASSES),
             )
         )
+        yield
     ids = {name: number for number, name in enumerate(CLASSES, start=1)}
     write_coco(records, root / f"{split}.json", CLASSES, ids, images=root / "images", info=stamp)
 

@@ -33,16 +33,14 @@ def open_source(config: Config, progress: Progress | None = None) -> Source:
 
     Args:
         config: Its data, and the size to which its model resizes pictures.
-        progress: Called while pictures are decoded that were not seen before.
+        progress: Called while pictures are drawn, or decoded that were not seen before.
 
     Raises:
         InputError: Everything that is wrong with the annotations of a split, or else with its pictures.
     """
     data = config.data
     if data.format == "shapes":
-        write_shapes(
-            data.root, train=data.train_images, test=data.test_images, size=data.image_size, seed=data.draw_seed
-        )
+        write_shapes(data.root, data.train_images, data.test_images, data.image_size, data.draw_seed, progress)
     train, test = _read(config, "train", progress), _read(config, "test", progress)
     warnings = [*train.warnings, *test.warnings]
     if data.format != "shapes":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -58,3 +59,40 @@ def test_names_that_look_like_markup_are_printed_as_they_are() -> None:
         shown.advance("evaluate", 1, 1)
     assert text.getvalue().splitlines()[0] == "step 1: [/b], [red], :dog:, \\[x]"
     assert text.getvalue().splitlines()[1].startswith("[/b] evaluate: 1/1")
+
+
+def test_what_cannot_tell_how_far_it_is_is_said_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text = display()
+    with shown.doing("scoring"):
+        assert text.getvalue() == "scoring ...\n"
+    assert text.getvalue() == "scoring ...\n"  # it was quick
+    clock = iter([0.0, 31.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with shown.doing("drawing"):
+        pass
+    assert text.getvalue().splitlines()[1:] == ["drawing ...", "drawing: 31 s"]
+
+
+def test_a_terminal_shows_what_is_done_beside_the_bar() -> None:
+    shown, text = display(terminal=True)
+    with shown:
+        shown.advance("step 1 evaluate", 1, 2)
+        with shown.doing("scoring"):
+            assert [task.description for task in shown._bar.tasks] == ["step 1 evaluate", "scoring"]
+            shown._bar.refresh()
+        assert len(shown._bar.tasks) == 1
+    assert "scoring" in text.getvalue() and "scoring ..." not in text.getvalue()
+
+
+def test_square_brackets_are_printed_as_they_are() -> None:
+    for terminal in (False, True):
+        shown, text = display(terminal)
+        with shown:
+            shown.prefix = "a[/b]"
+            shown.say("warning: class [red]")
+            shown.advance("[/b] evaluate", 2, 2, "[/i]")
+            with shown.doing("[/b]"):
+                shown._bar.refresh()
+            shown._bar.refresh()
+        plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", text.getvalue())
+        assert "class [red]" in plain and "a[/b] [/b] evaluate" in plain and "[/i]" in plain

@@ -284,7 +284,10 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
     config = settings(methods=["incdet"])
     with pytest.raises(KeyboardInterrupt):
         train(config, display=Stopping(phase, iteration))
-    root = train(config, resume=True, display=quiet()[0])
+    display, text = quiet()
+    root = train(config, resume=True, display=display)
+    taken_up = "base: finished in an earlier part of the run: step 1\n" in text.getvalue()
+    assert taken_up == (phase != "step 1 train")
     assert timeless(read(root / "results.json")) == timeless(read(finished.root / "incdet" / "results.json"))
     details = read(root / "scores.json")  # the changes of old classes among them
     assert details == read(finished.root / "incdet" / "scores.json") and details["steps"][2]["since"]

@@ -48,6 +48,16 @@ def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
     assert read_coco(tmp_path / "train.json", tmp_path / "images").records[0].width == 64
 
 
+def test_drawing_tells_how_far_it_is_and_is_quiet_where_nothing_is_drawn(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    write_shapes(tmp_path, train=18, test=3, size=48, progress=lambda done, total: told.append((done, total)))
+    assert told == [(16, 21), (21, 21)]
+    write_shapes(tmp_path, train=18, test=5, size=48, progress=lambda done, total: told.append((done, total)))
+    assert told[2:] == [(5, 5)]
+    write_shapes(tmp_path, train=18, test=5, size=48, progress=lambda done, total: told.append((done, total)))
+    assert len(told) == 3
+
+
 def test_a_lost_picture_is_drawn_again(tmp_path: Path) -> None:
     write_shapes(tmp_path, train=3, test=2, size=48)
     before = digest(tmp_path)
