@@ -27,6 +27,9 @@ Entries = tuple[Tensor, Tensor, Tensor]
 CPU_BLOCK = 1 << 17
 GPU_BLOCK = 1 << 25
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Apple's GPUs."""
+
 
 class ClassTargets(NamedTuple):
     """What one focal loss is computed from; see ``focal_loss``."""
@@ -226,7 +229,7 @@ def _corrected(
     values, flat = logits.reshape(-1), part.flat
     entries = values.index_select(0, flat).to(part.weight.dtype)
     wanted, slope = _positive_entry(entries, alpha, gamma)
-    total = total + ((wanted - _background_entry(entries, alpha, gamma)) * part.weight).sum(dtype=torch.float64)
+    total = total + ((wanted - _background_entry(entries, alpha, gamma)) * part.weight).sum(dtype=total.dtype)
     if gradient is not None:
         share, mask = (slope * part.weight).to(gradient.dtype), part.mask
         if not alone:
@@ -254,6 +257,11 @@ def _covered(part: _Part, flat: Tensor, logits: Tensor) -> Tensor:
     return part.coverage[flat // (anchors * columns), flat % columns]
 
 
+def _wide(device: torch.device) -> torch.dtype:
+    """What sums are kept in."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
 def _background(
     logits: Tensor,
     parts: Sequence[_Part],
@@ -262,14 +270,14 @@ def _background(
     gamma: float,
     work: torch.dtype,
 ) -> list[Tensor]:
-    """Sums (float64) of all entries as background, weighted by row and coverage; writes ``gradient`` beside them."""
+    """Sums (``_wide``) of all entries as background, weighted by row and coverage; writes ``gradient`` beside them."""
     images, anchors, columns = logits.shape
     block = GPU_BLOCK if logits.is_cuda else CPU_BLOCK
     image_step = max(1, block // max(1, anchors * columns))
     anchor_step = max(1, block // max(1, columns)) if image_step == 1 else max(1, anchors)
     weights = [(part.rows * (1 - alpha), part.coverage) for part in parts]
     shape = () if len(parts) == 1 else (images, columns)
-    total = torch.zeros(shape, dtype=torch.float64, device=logits.device)
+    total = torch.zeros(shape, dtype=_wide(logits.device), device=logits.device)
     for first in range(0, images, image_step):
         for start in range(0, anchors, anchor_step):
             place = (slice(first, first + image_step), slice(start, start + anchor_step))
@@ -330,4 +338,4 @@ def _void_share(
     if len(flat):
         place = torch.searchsorted(flat, void).clamp(max=len(flat) - 1)
         charged = torch.where(flat[place] == void, _positive_entry(x, alpha, gamma)[0], charged)
-    return (charged * weight).sum(dtype=torch.float64)
+    return (charged * weight).sum(dtype=_wide(logits.device))

@@ -88,6 +88,11 @@ def select_detections(
         Per image ``boxes`` (N, 4) float32, ``scores`` (N,) float32, ``labels`` (N,) int64 logit columns.
     """
     limits = Limits(score_thresh, nms_thresh, topk, limit)
+    if logits.device.type == "mps":
+        # It has no float64, and sorts and searches as the CPU does are not to be had there.
+        on_host = logits.contiguous().cpu()
+        found = _select_by_image(on_host, deltas.cpu(), anchors.cpu(), level_sizes, image_sizes, limits)
+        return [{key: value.to(logits.device) for key, value in image.items()} for image in found]
     select = _select_together if logits.is_cuda else _select_by_image
     return select(logits.contiguous(), deltas, anchors, level_sizes, image_sizes, limits)
 

@@ -12,6 +12,8 @@ from incdet.report.palette import Look
 from incdet.report.svg import WIDTH, Area, clip, drawing, label, marker, ticks
 
 ROW = 20.0
+LETTER, NAME = 6.2, 26
+"""Mean advance of a letter, and the letters of a name that are written."""
 MOST = 40
 """Rows of one chart; of more the middle is left out."""
 
@@ -28,12 +30,14 @@ class Bar(NamedTuple):
 def bars(title: str, rows: Sequence[Bar], note: str = "", most: float | None = None) -> tuple[Markup, float]:
     """Bars from zero to ``most`` (the longest one if None), as (drawing, its height)."""
     top = most or max((row.value for row in rows), default=1.0) or 1.0
-    area = Area(124, 30, 258, 30 + ROW * len(rows), (0, top), (0, 1))
+    longest = max((len(row.name) for row in rows), default=0)
+    left = min(max(LETTER * min(longest, NAME) + 8, 60.0), 168.0)
+    area = Area(left, 30, 262, 30 + ROW * len(rows), (0, top), (0, 1))
     parts = []
     for place, row in enumerate(rows):
         y = area.top + ROW * place
         parts += [
-            label(area.left - 7, y + 13, clip(row.name, 20), "right"),
+            label(area.left - 7, y + 13, clip(row.name, NAME), "right"),
             tag("rect", class_="track", x=area.left, y=y + 4, width=area.right - area.left, height=11, rx=2),
             tag(
                 "rect",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from incdet.evaluation.results import decimal
@@ -12,6 +13,9 @@ from incdet.report.events import Phase
 from incdet.report.markup import Markup, tag
 from incdet.report.palette import HUES, looks
 from incdet.report.saved import SavedRun
+
+CLASSES = 24
+"""With more classes their exemplars are shown step by step."""
 
 
 def losses(run: SavedRun) -> list[Markup]:
@@ -46,10 +50,21 @@ def memory(run: SavedRun) -> list[Markup]:
         kept = method.memory()
         if kept:
             size = method.results.steps[max(method.results.steps)].megabytes
+            if len(kept) > CLASSES:
+                kept = _by_step(kept, method.results.classes)
             rows = [Bar(name, float(images), f"{images} ({objects})") for name, (images, objects) in kept.items()]
             note = f"{sum(images for images, _ in kept.values())} images, {decimal(size)} MB"
             panels.append(bars.bars(method.name, rows, note)[0])
     return panels
+
+
+def _by_step(kept: dict[str, tuple[int, int]], steps: Sequence[Sequence[str]]) -> dict[str, tuple[int, int]]:
+    """Images and objects of all classes of a step together."""
+    sums = {}
+    for step, names in enumerate(steps, start=1):
+        parts = [kept.get(name, (0, 0)) for name in names]
+        sums[f"step {step}, {len(names)} classes"] = sum(one for one, _ in parts), sum(other for _, other in parts)
+    return sums
 
 
 def cost(run: SavedRun) -> list[Markup]:

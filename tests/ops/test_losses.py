@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
@@ -397,3 +398,28 @@ def test_charges_without_a_coverage_are_refused() -> None:
     batch, (first, second) = two_charges(0)
     with pytest.raises(ValueError, match="coverage each"):
         focal_losses(batch.logits, [first._replace(coverage=None), second])
+
+
+class NoFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails where an operation makes a float64 tensor."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        assert not (isinstance(result, Tensor) and result.dtype == torch.float64), f"{func} makes float64"
+        return result
+
+
+def test_a_device_without_float64_is_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, charges = two_charges(0)
+
+    def loss() -> Tensor:
+        several = focal_losses(batch.logits, charges)
+        alone = focal_loss(batch.logits, batch.assignment, void=charges[1].void)
+        return torch.stack([*several, alone, box_loss(batch.deltas, batch.anchors, batch.assignment)])
+
+    wanted = loss()
+    monkeypatch.setattr(module, "WITHOUT_FLOAT64", ("cpu",))
+    with NoFloat64():  # type: ignore[no-untyped-call]
+        found = loss()
+        torch.autograd.backward(found.sum())
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

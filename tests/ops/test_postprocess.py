@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
@@ -237,3 +238,21 @@ def test_the_work_on_a_gpu_does_not_grow_with_the_batch() -> None:
     assert counts[0][0] == counts[1][0] <= 5
     # Each further image costs slices of the result alone, which are no work on the device.
     assert counts[1][1] - counts[0][1] <= 6 * 6
+
+
+def test_an_apple_gpu_leaves_the_selection_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def select(logits: Tensor, deltas: Tensor, anchors: Tensor, *args: Any) -> list[dict[str, Tensor]]:
+        asked.extend([logits.device.type, deltas.device.type, anchors.device.type])
+        return [{"boxes": torch.zeros(2, 4)}]
+
+    monkeypatch.setattr(postprocess, "_select_by_image", select)
+    with FakeTensorMode():
+        given = [torch.zeros(shape, device="mps") for shape in ((1, 10, 5), (1, 10, 4), (10, 4))]
+        logits, deltas, anchors = given
+        found = select_detections(
+            logits, deltas, anchors, [10], [(64, 64)], score_thresh=0.05, nms_thresh=0.5, topk=100, limit=10
+        )
+        assert found[0]["boxes"].device.type == "mps"
+    assert asked == ["cpu"] * 3

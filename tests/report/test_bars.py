@@ -37,6 +37,13 @@ def test_bars_are_as_long_as_their_share() -> None:
     assert bars("nothing", [])[1] > 0
 
 
+def test_long_names_leave_room_for_themselves() -> None:
+    drawn, _ = bars("x", [Bar("toothbrush on refrigerator", 1.0, "1"), Bar("motorcycle on a tennis racket", 1.0, "1")])
+    names = re.findall(r'<text x="([\d.]+)" [^>]*class="right">([^<]+)</text>', drawn)
+    assert [name for _, name in names] == ["toothbrush on refrigerator", "motorcycle on a tennis ra…"]
+    assert all(float(x) >= 6 * 26 for x, _ in names)  # letters of 11 units are 6 wide
+
+
 def test_every_class_has_a_row_and_every_method_a_marker() -> None:
     both = [run("incdet", 0.6, 0.5, 0.4), run("joint", 0.8, steps=(3,))]
     drawn, _ = per_class(both, looks(["incdet", "joint"]))

@@ -141,6 +141,12 @@ def test_confusions_and_memory_are_counted(reported: Path) -> None:
     assert "1 (2)" in words and "3 images, 3.4 MB" in words
 
 
+def test_the_memory_of_many_classes_is_shown_step_by_step(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("incdet.report.costs.CLASSES", 1)
+    words = Page(write_report(folder).read_text("utf-8")).words
+    assert "step 1, 2 classes" in words and "1 (2)" in words and "2 (1)" in words and "0 (0)" in words
+
+
 def test_a_run_of_one_method_keeps_its_results_at_the_top(folder: Path) -> None:
     for name in ("finetune", "joint"):
         shutil.rmtree(folder / name)
