@@ -27,7 +27,7 @@ from incdet.training.increment import Workshop, build_training_set, fitted, grow
 from incdet.training.log import RunLog
 from incdet.training.schedule import Lengths, Phase
 
-METHODS = ("finetune", "eeil", "incdet")
+METHODS = ("finetune", "eeil", "cldetr", "incdet")
 STEPS = 3
 
 

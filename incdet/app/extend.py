@@ -224,7 +224,8 @@ def _settings(extension: Extension, output: Path, method: str, overrides: Sequen
     config = load_config(run / CONFIG if run else None, words).model_copy(
         update={"extend": extension, "output": output}
     )
-    config = config.model_copy(update={"method": frozen_settings([method], config.method)})
+    own = {method: config.method[method]} if method in config.method else {}
+    config = config.model_copy(update={"method": frozen_settings([method], own)})
     return parse_config(config.tree(), "settings")
 
 

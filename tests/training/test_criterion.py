@@ -43,7 +43,8 @@ def batch(model: IncrementalRetinaNet, images: int = 4) -> ImageBatch:
         ("lwf", {"focal", "box", "kd_response"}),
         ("eeil", {"focal", "box", "kd_softmax"}),
         ("pseudo", {"focal", "box", "pseudo_focal", "pseudo_box"}),
-        ("incdet", {"focal", "box", "pseudo_focal", "pseudo_box", "kd_response", "kd_box"}),
+        ("cldetr", {"focal", "box", "pseudo_focal", "pseudo_box", "kd_response", "kd_box"}),
+        ("incdet", {"focal", "box", "kd_quality", "kd_box"}),
     ],
 )
 def test_the_losses_of_the_pieces_sum_to_that_of_the_batch(name: str, terms: set[str]) -> None:

@@ -35,7 +35,7 @@ from incdet.training.schedule import Phase
 
 def test_a_step_leaves_its_teacher_as_it_is_and_returns_a_grown_student(scenery: Scenery) -> None:
     before = state_of(scenery.before)
-    outcome = learn(scenery, "incdet")
+    outcome = learn(scenery, "cldetr")
     assert_equal_states(before, state_of(scenery.before))
     assert outcome.model.vocab.steps == scenery.protocol.steps[:2]
     assert not outcome.model.training
@@ -73,7 +73,7 @@ def test_batch_norm_stands_still_after_step_one(scenery: Scenery) -> None:
     assert not torch.equal(after["box_head.bbox_reg.weight"], state_of(scenery.before)["box_head.bbox_reg.weight"])
 
 
-@pytest.mark.parametrize("name", ["finetune", "incdet"])
+@pytest.mark.parametrize("name", ["finetune", "cldetr"])
 def test_static_shapes_change_no_weight_beyond_rounding(
     scenery: Scenery, settings: Callable[..., Config], name: str
 ) -> None:
@@ -157,7 +157,7 @@ def phases(monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
 def test_balanced_fine_tuning_keeps_all_exemplars_and_cuts_the_new_classes_to_their_number(
     scenery: Scenery, phases: list[Trained]
 ) -> None:
-    learn(scenery, "incdet")
+    learn(scenery, "cldetr")
     first, second = phases
     assert (first.phase, second.phase) == (Phase(2, "train"), Phase(2, "finetune"))
     assert (first.iterations, second.iterations) == (4, 2)
@@ -173,7 +173,7 @@ def test_balanced_fine_tuning_keeps_all_exemplars_and_cuts_the_new_classes_to_th
 
 
 def test_balanced_fine_tuning_distils_the_new_head_too(scenery: Scenery, phases: list[Trained]) -> None:
-    learn(scenery, "incdet")
+    learn(scenery, "cldetr")
     first, second = (phase.teachers["old"] for phase in phases)
     assert (first.columns, first.later) == (range(2), None)
     assert second.columns == range(4) and second.heads == (2, 2)
@@ -292,7 +292,7 @@ def test_only_herding_looks_at_features(
 
 
 def test_a_method_is_fitted_to_the_exemplars_and_the_images_of_the_step(scenery: Scenery) -> None:
-    method = get_method("incdet")
+    method = get_method("cldetr")
     teaching = Teaching({"old": Teacher(scenery.before)}, method.terms)
     with_memory, without = (
         fitted(scenery.shop, method, teaching, scenery.view, memory)

@@ -68,7 +68,8 @@ def test_two_processes_learn_what_one_does_in_two_pieces(several: tuple[Path, di
         for key, value in mine["state"].items():
             torch.testing.assert_close(theirs["state"][key], value, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
     words = {name: set(one["losses"][0]) - {"loss", "gradient", "iteration", "lr"} for name, one in alone.items()}
-    assert words["eeil"] == {"focal", "box", "kd_softmax"} and words["incdet"] > {"pseudo_focal", "kd_response"}
+    assert words["eeil"] == {"focal", "box", "kd_softmax"} and words["cldetr"] > {"pseudo_focal", "kd_response"}
+    assert words["incdet"] == {"focal", "box", "kd_quality", "kd_box"}
 
 
 def test_what_processes_say_to_each_other(several: tuple[Path, dict[str, Any]]) -> None:
