@@ -65,7 +65,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The annotations a verb works on, and their pictures."""
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="PATH", help="COCO JSON, a VOC devkit, or a folder of XML files"
+        "--data", required=True, type=Path, metavar="PATH", help="annotations: COCO, VOC, YOLO, Labelme or CSV"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if they lie apart")
     add_split(parser, "--split", "the annotations")
