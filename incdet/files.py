@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, on one process, with the mode the umask says.
+"""Writing files: whole or not at all, on one process, with the mode the umask says; and reading back what was written.
 
 Every file incdet leaves behind goes through ``replacing``. The new content is written to a hidden temporary file in the
 same folder (``.NAME.PID-NUMBER.tmp.SUFFIX``), brought to the disk, and renamed; a reader sees the old file or the
@@ -116,6 +116,29 @@ def copy_file(source: Path, target: Path) -> None:
     if is_writer():
         with replacing(target) as draft:
             shutil.copyfile(source, draft)
+
+
+@contextmanager
+def reading(path: Path, item: str, fix: str) -> Iterator[None]:
+    """What goes wrong in the block is the fault of the content of ``path``, a file that incdet wrote once.
+
+    For whatever rebuilds values from a file: cut off, edited, of another version, nested thousands deep.
+
+    Args:
+        path: The file.
+        item: What it is.
+        fix: The way out.
+
+    Raises:
+        InputError: The block raised what a file that is not as it was written makes code raise.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(Finding(str(path), item, "cannot be read: it does not exist", fix)) from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError) as error:
+        problem = f"cannot be read, it was cut off or changed ({error!r:.200})"
+        raise InputError(Finding(str(path), item, problem, fix)) from error
 
 
 def require_output(path: Path, *, folder: bool = False) -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from incdet.errors import InputError, OutputError
-from incdet.files import copy_file, replacing, require_output, sha256, write_bytes, write_json, write_text
+from incdet.files import copy_file, reading, replacing, require_output, sha256, write_bytes, write_json, write_text
 
 PACKAGE = Path(__file__).parents[1] / "incdet"
 
@@ -195,3 +195,21 @@ def test_nobody_else_replaces_files() -> None:
     assert found.pop("files.py") > 3
     assert found.pop("checkpoint.py") == 1, "into a draft that it was given"
     assert {name: count for name, count in found.items() if count} == {}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "3", '{"a": "9"}', '{"a": [null]}', "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
+)
+def test_whatever_is_wrong_with_a_file_that_was_written_here_names_it(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    said = r"a\.json: thing: cannot be read.* -> put it back"
+    with pytest.raises(InputError, match=said), reading(path, "thing", "put it back"):
+        assert sum(json.loads(path.read_text())["a"]) > 0
+    with (
+        pytest.raises(InputError, match=r"b\.json: thing: .*does not exist"),
+        reading(tmp_path / "b.json", "thing", "x"),
+    ):
+        (tmp_path / "b.json").read_text()
+    with pytest.raises(ZeroDivisionError), reading(path, "thing", "put it back"):
+        print(1 / 0)

@@ -17,13 +17,37 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from incdet import __version__
-from incdet.app.verbs import check, compare, evaluate, extend, keys, methods, predict, report, train
+from incdet.app.verbs import (
+    check,
+    compare,
+    convert,
+    evaluate,
+    extend,
+    import_,
+    keys,
+    methods,
+    predict,
+    report,
+    train,
+)
 from incdet.app.verbs.verb import Verb
 from incdet.errors import InputError, OutputError, Terminated, TrainingError, suggest
 
 VERBS: dict[str, Verb] = {
-    module.__name__.rpartition(".")[2]: module.VERB
-    for module in (train, extend, evaluate, predict, check, report, compare, methods, keys)
+    module.__name__.rpartition(".")[2].rstrip("_"): module.VERB
+    for module in (
+        train,
+        extend,
+        evaluate,
+        predict,
+        import_,
+        check,
+        convert,
+        report,
+        compare,
+        methods,
+        keys,
+    )
 }
 
 

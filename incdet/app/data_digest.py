@@ -11,7 +11,7 @@ from pathlib import Path
 from incdet.data.records import Record
 from incdet.data.sources import Source
 from incdet.errors import Finding, InputError
-from incdet.files import write_json
+from incdet.files import reading, write_json
 
 FILE = "data.json"
 
@@ -49,12 +49,9 @@ def keep_or_compare(root: Path, source: Source) -> None:
     if not path.is_file():
         write_json(path, {"schema": 1, **now}, indent=None)
         return
-    try:
+    with reading(path, "digests of the data", "put it back, or delete it to go on without the comparison"):
         before = json.loads(path.read_text(encoding="utf-8"))
         findings = [finding for split in now for finding in _changes(split, before[split], now[split], root)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        fix = "put it back, or delete it to go on without the comparison"
-        raise InputError(Finding(str(path), "digests of the data", f"cannot be read ({error!r})", fix)) from None
     if findings:
         raise InputError(findings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from incdet.evaluation.metrics import group_mean
 from incdet.evaluation.results import SCHEMA
 from incdet.evaluation.scoring import score
 from incdet.files import require_output, write_json
-from incdet.network import checkpoint
 from incdet.network.device import device_named
+from incdet.network.importing import load_detector
 
 
 def evaluate(
-    path: Path,
+    path: str | Path,
     annotations: Path,
     images: Path | None,
     *,
@@ -28,11 +29,13 @@ def evaluate(
     output: Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
+    arch: str | None = None,
+    known_classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
 
     Args:
-        path: Checkpoint folder.
+        path: Checkpoint folder, or what else ``load_detector`` takes.
         annotations: In any format, see ``open_annotations``.
         images: Folder of the pictures, where they do not lie beside the annotations.
         split: The split to score; None takes a test split.
@@ -40,6 +43,8 @@ def evaluate(
         output: File to write the result to.
         batch_size: Images per forward.
         device: ``auto``, ``cpu`` or ``cuda``.
+        arch: Network of a state dict, see ``load_detector``.
+        known_classes: Names of its columns.
 
     Returns:
         ``{"schema", "checkpoint", "data", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}},
@@ -51,7 +56,7 @@ def evaluate(
     if output is not None:
         require_output(output)
     place = device_named(device)
-    model = checkpoint.load(path).model
+    model = load_detector(path, arch, known_classes)
     data = read_annotations(
         annotations, images, split, purpose="test", exif=exif, geometry=Geometry.smallest(model.architecture)
     )

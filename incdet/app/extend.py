@@ -28,8 +28,8 @@ from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.manifest import load_memory
 from incdet.methods.method import Method
 from incdet.methods.registry import frozen_settings, get_method
-from incdet.network import checkpoint
-from incdet.network.checkpoint import Checkpoint
+from incdet.network.importing import load_detector
+from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.increment import choose_exemplars
 from incdet.vocab import Vocabulary, look_alike_warnings
 
@@ -47,7 +47,7 @@ _ELSEWHERE = {
 
 
 def extend(
-    path: Path,
+    path: str | Path,
     data: Path,
     images: Path | None,
     *,
@@ -64,6 +64,8 @@ def extend(
     test_images: Path | None = None,
     test_split: str | None = None,
     resume: bool = False,
+    arch: str | None = None,
+    known_classes: Sequence[str] | None = None,
 ) -> Path:
     """Teaches the checkpoint at ``path`` the classes of somebody's own annotation file, as one more step.
 
@@ -72,7 +74,7 @@ def extend(
     without replay. The same call goes on with an extension that was stopped.
 
     Args:
-        path: Checkpoint folder.
+        path: Checkpoint folder, or what else ``load_detector`` takes.
         data: Annotations in any format, see ``open_annotations``.
         images: Folder of their pictures, where they lie apart.
         output: Run folder of its own.
@@ -88,6 +90,8 @@ def extend(
         test_images: Their image folder.
         test_split: Their split; None takes a test split.
         resume: Refuse with what differs, where ``output`` holds an extension by another call.
+        arch: Network of a state dict, see ``load_detector``.
+        known_classes: Names of its columns.
 
     Returns:
         The run folder; the new checkpoint is its ``step_<t>``.
@@ -99,6 +103,8 @@ def extend(
     """
     extension = Extension(
         checkpoint=str(path),
+        arch=arch,
+        known_classes=tuple(known_classes) if known_classes else None,
         annotations=data,
         images=images,
         split=split,
@@ -128,29 +134,29 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
     assert extension is not None, "a configuration of incdet train has no extension"
     method = _method(config)
     Run.require(config, resume=resume)
-    loaded = checkpoint.load(extension.checkpoint)
-    given = _Given.read(extension, Geometry.smallest(loaded.model.architecture))
-    source, protocol = _data(given, extension, loaded.vocab)
+    model = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
+    given = _Given.read(extension, Geometry.smallest(model.architecture))
+    source, protocol = _data(given, extension, model.vocab)
     budget = Budget(config.memory.total, config.memory.per_class)
     step = len(protocol.steps)
     replays = method.replay is not None and 0 not in (budget.total, budget.per_class)
     if replays:
         budget.quotas(protocol.names)
     stored = _stored_memory(extension, step - 1) if replays and given.old is None else None
-    detector = describe(loaded.model.architecture)
+    detector = describe(model.architecture)
     with Run.open(config, source, protocol, detector, resume=resume, display=display) as work:
         for found in given:
             if found is not None:
                 work.display.say(found.describe())
-        loaded.model.to(work.engine.device)
+        model.to(work.engine.device)
         results = work.taken_up(work.folder.root, method)
         memory = Memory.empty(budget)
         if replays:
-            memory = _old_memory(work, loaded, stored, given.old, budget)
+            memory = _old_memory(work, model, stored, given.old, budget)
         work.begin(method.name)
         if step - 1 not in results.steps:
-            work.measure(loaded.model, results, step - 1, work.folder.root, seconds=None, memory=size_of(memory))
-        learn_steps(work, method, loaded.model, memory, results, start=step)
+            work.measure(model, results, step - 1, work.folder.root, seconds=None, memory=size_of(memory))
+        learn_steps(work, method, model, memory, results, start=step)
         conclude(work, [results])
         _tell(results, step, work.display)
     return work.folder.root
@@ -256,10 +262,10 @@ def _stored_memory(extension: Extension, step: int) -> Memory | None:
 
 
 def _old_memory(
-    work: Run, loaded: Checkpoint, stored: Memory | None, old: LabelledSet | None, budget: Budget
+    work: Run, model: IncrementalRetinaNet, stored: Memory | None, old: LabelledSet | None, budget: Budget
 ) -> Memory:
     """Exemplars of the old classes: chosen from ``old``, else the stored ones, else none."""
-    folder, step, known = work.folder.root, len(loaded.vocab.steps), loaded.vocab.names
+    folder, step, known = work.folder.root, len(model.vocab.steps), model.vocab.names
     if RunFolder.memory(folder, step).is_file():
         return work.load_memory(folder, step)  # of an earlier part of this run
     if stored is not None:
@@ -267,7 +273,7 @@ def _old_memory(
         memory = replace(stored, budget=budget).reduce(list(stored.exemplars))
     elif old is not None:
         records = [record.restrict(known) for record in old.records if record.counts(known)]
-        memory = choose_exemplars(loaded.model, records, known, Memory.empty(budget), work.config)
+        memory = choose_exemplars(model, records, known, Memory.empty(budget), work.config)
         work.display.say(f"memory: {len(memory)} exemplars chosen from {len(records)} old images")
     else:
         work.display.say("memory: none (give --old-data to choose exemplars of the old classes)")

@@ -15,31 +15,35 @@ from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import detect
 from incdet.evaluation.results import SCHEMA
 from incdet.files import require_output, write_bytes, write_json
-from incdet.network import checkpoint
 from incdet.network.device import device_named
+from incdet.network.importing import load_detector
 from incdet.report.drawing import draw_detections
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def predict(
-    path: Path,
+    path: str | Path,
     images: Sequence[Path],
     output: Path,
     *,
     threshold: float = 0.3,
     batch_size: int = 8,
     device: str = "auto",
+    arch: str | None = None,
+    known_classes: Sequence[str] | None = None,
 ) -> Path:
     """Runs the checkpoint at ``path`` over photographs and draws what it finds.
 
     Args:
-        path: Checkpoint folder.
+        path: Checkpoint folder, or what else ``load_detector`` takes.
         images: Files, or folders whose pictures are taken.
         output: Gets ``detections.json`` and ``<name>.png`` of every picture.
         threshold: Lowest score that is kept, in [0, 1].
         batch_size: Images per forward.
         device: ``auto``, ``cpu`` or ``cuda``.
+        arch: Network of a state dict, see ``load_detector``.
+        known_classes: Names of its columns.
 
     Returns:
         ``output/detections.json``: ``{"schema", "checkpoint", "threshold", "images": [{"image", "width", "height",
@@ -51,7 +55,7 @@ def predict(
     require_output(output, folder=True)
     place = device_named(device)
     records = [_record(file, number) for number, file in enumerate(_files(images), start=1)]
-    model = checkpoint.load(path).model.to(place)
+    model = load_detector(path, arch, known_classes).to(place)
     found = detect(model, records, batch_size=batch_size)
     entries: list[dict[str, Any]] = []
     for record in records:

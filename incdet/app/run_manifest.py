@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from incdet.errors import Finding, InputError
-from incdet.files import sha256, write_json
+from incdet.files import reading, sha256, write_json
 
 FILE = "run.json"
 
@@ -47,13 +47,10 @@ class RunManifest:
             InputError: The file is missing, cut off or something else.
         """
         path = root / FILE
-        try:
+        with reading(path, "run manifest", "put it back; without it nothing says which files belong to the run"):
             value = json.loads(path.read_text(encoding="utf-8"))
             files = {str(name): str(digest) for name, digest in value["files"].items()}
             return cls(root, str(value["id"]), files)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            fix = "put it back; without it nothing says which files belong to the run"
-            raise InputError(Finding(str(path), "run manifest", f"cannot be read ({error!r})", fix)) from None
 
     def save(self) -> None:
         """Writes ``root``/run.json."""

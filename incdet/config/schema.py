@@ -266,7 +266,11 @@ class Extension(Section):
     """What `incdet extend` teaches a detector, and from which files; null in a run of `incdet train`."""
 
     checkpoint: str
-    """The detector whose classes are kept."""
+    """The detector whose classes are kept: a checkpoint folder, torchvision's BUILDER:WEIGHTS, or a state dict."""
+    arch: str | None = None
+    """Network of a state dict."""
+    known_classes: tuple[str, ...] | None = None
+    """Name of each column of a state dict."""
     annotations: Path
     """Annotations of the new classes."""
     images: Path | None = None

@@ -95,6 +95,10 @@ def parse_yaml(text: str, source: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "text"
         problem = getattr(error, "problem", None) or str(error)
         raise InputError(Finding(source, where, f"is not valid YAML: {problem}", "correct the line")) from None
+    except RecursionError:
+        raise InputError(Finding(source, "text", "nests its brackets thousands deep", "correct the line")) from None
+    except ValueError as error:  # Python's bound on the digits of a whole number
+        raise InputError(Finding(source, "text", str(error), "correct the number")) from None
 
 
 def write_yaml(value: Mapping[str, Any]) -> str:

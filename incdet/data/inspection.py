@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from incdet.data.records import Exif
+
 MOST_PIXELS = 178_956_970
 """A picture with more is refused by its header: decoded it takes half a gigabyte. Pillow's bound."""
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -98,11 +100,17 @@ def quiet() -> Iterator[None]:
         log.setLogLevel(before)
 
 
-def header_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) of a picture as it is shown, after its camera's turn; None if it is no picture."""
+def header_size(path: Path, exif: Exif = "auto") -> tuple[int, int] | None:
+    """(width, height) of a picture as it is shown, after its camera's turn; None if it is no picture.
+
+    Args:
+        path: The file; its header alone is read.
+        exif: ``ignore`` gives the size of the stored pixels.
+    """
     try:
-        with quiet(), Image.open(io.BytesIO(_content(path)), formats=_formats()) as opened:
-            turn = _orientation(opened) if opened.format in _TURNED_FORMATS else 1
+        _require_file(path)
+        with Image.open(path, formats=_formats()) as opened:
+            turn = _orientation(opened) if opened.format in _TURNED_FORMATS and exif != "ignore" else 1
             return Picture(opened.size[0], opened.size[1], turn).turned
     except Exception:
         return None
@@ -119,11 +127,15 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def _require_file(path: Path) -> None:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise _Unreadable("is a folder" if stat.S_ISDIR(mode) else "is a pipe, a socket or a device")
+
+
 def _content(path: Path) -> bytes:
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise _Unreadable("is a folder" if stat.S_ISDIR(mode) else "is a pipe, a socket or a device")
+        _require_file(path)
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise _Unreadable("does not exist") from None

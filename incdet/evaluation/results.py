@@ -18,12 +18,13 @@ from incdet.errors import Finding, InputError
 from incdet.evaluation import metrics
 from incdet.evaluation.confusion import Confusion
 from incdet.evaluation.metrics import ClassScore, Interval, Number
-from incdet.files import write_json
+from incdet.files import reading, write_json
 
 SCHEMA = 1
 JOINT = "joint"
 PROTOCOL_KEYS = ("name", "order", "images", "hash", "steps")
 Scores = dict[str, ClassScore | None]
+_FIX = "run the evaluation again, or give a file that incdet wrote"
 
 
 @dataclass(frozen=True)
@@ -286,8 +287,11 @@ class Results:
         path = Path(path)
         value = read_json(path)
         details = path.with_name("scores.json")
-        extra = {item["step"]: item for item in read_json(details)["steps"]} if details.is_file() else {}
-        try:
+        extra = {}
+        if details.is_file():
+            with reading(details, "details of the steps", "put it back, or delete it to go on with AP and AP50 alone"):
+                extra = {item["step"]: item for item in read_json(details)["steps"]}
+        with reading(path, "results", _FIX):
             about = (value["method"], value["seed"], value["detector"], value["protocol"], value.get("changed", ()))
             results = cls(*about)
             for item in value["steps"]:
@@ -306,9 +310,6 @@ class Results:
                     iterations=item.get("iterations"),
                 )
             results._gaps = (value["summary"]["AbsGap"], value["summary"]["RelGap"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            fix = "run the evaluation again, or give a file that incdet wrote"
-            raise InputError(Finding(str(path), "results", f"does not follow the schema ({error!r})", fix)) from None
         return results
 
 
@@ -357,14 +358,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The file is missing, cut off, or of another schema.
     """
-    fix = "run the evaluation again, or give a file that incdet wrote"
-    try:
+    with reading(path, "file", _FIX):
         value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(Finding(str(path), "file", f"cannot be read ({error.strerror})", fix)) from None
-    except ValueError as error:
-        raise InputError(Finding(str(path), "file", f"is not JSON, perhaps cut off ({error})", fix)) from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise InputError(Finding(str(path), "schema", f"is {found!r}, not {SCHEMA}", fix))
+        raise InputError(Finding(str(path), "schema", f"is {found!r}, not {SCHEMA}", _FIX))
     return value

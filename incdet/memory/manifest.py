@@ -18,7 +18,7 @@ import numpy as np
 
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
-from incdet.files import copy_file, sha256, write_json
+from incdet.files import copy_file, reading, sha256, write_json
 from incdet.memory.exemplars import Budget, Memory
 
 _WAYS_OUT = (
@@ -62,17 +62,13 @@ def load_memory(path: Path) -> Memory:
     Raises:
         InputError: The file is missing, cut off or changed, or a picture is missing or another one.
     """
-    try:
+    with reading(path, "memory manifest", "put back the file that the run wrote"):
         content = json.loads(path.read_text(encoding="utf-8"))
         told = content.pop("sha256", None)
         entries = [(entry, _from_json(entry, path.parent)) for rank in content["exemplars"].values() for entry in rank]
         records = iter(record for _, record in entries)
         exemplars = {name: tuple(next(records) for _ in ranked) for name, ranked in content["exemplars"].items()}
         memory = Memory(Budget(**content["budget"]), exemplars)
-    except FileNotFoundError:
-        raise _refusal(path, "does not exist", "check the path") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _refusal(path, f"cannot be read ({error!r})", "it was cut off: copy it again") from error
     if told is not None and told != _digest(content):
         raise _refusal(path, "was changed after the run wrote it", "put back the file that the run wrote")
     missing = [record.image for record in memory if not record.image.is_file()]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
-from incdet.files import is_writer, replacing, sha256
+from incdet.files import is_writer, reading, replacing, sha256
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
@@ -147,10 +147,8 @@ def _read_description(folder: Path, given: Path) -> dict[str, Any]:
     missing = [name for name in (TENSORS, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
         raise _error(folder, "checkpoint", f"lacks {' and '.join(missing)}", "give a folder that incdet wrote")
-    try:
+    with reading(file, "checkpoint", "copy or train it again"):
         description = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise _error(file, "checkpoint", f"is no JSON ({fault})", "it is cut off: copy or train it again") from fault
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise _error(file, "format", "is not that of an incdet checkpoint", "give a folder that incdet wrote")
     if description.get("version") != VERSION:

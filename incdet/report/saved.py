@@ -15,6 +15,7 @@ from incdet.errors import Finding, InputError
 from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import Matches
 from incdet.evaluation.results import JOINT, Results, read_json
+from incdet.files import reading
 from incdet.report.events import Log, Phase, read_log
 from incdet.report.samples import load_mistakes, load_samples
 
@@ -53,15 +54,16 @@ class SavedMethod:
     def samples(self, step: int) -> list[dict[str, Any]]:
         """The sample entries after ``step``, with the paths of their pictures."""
         found = load_samples(self.folder / f"step_{step}") or load_samples(self.base / f"step_{step}") or []
-        return [self._with_path(entry) for entry in found]
+        return self._with_paths(found, f"samples of step {step}")
 
     def mistakes(self) -> list[dict[str, Any]]:
         """The mistakes between old and new classes after the last step that was run."""
         found = load_mistakes(self.folder / f"step_{max(self.results.steps)}")
-        return [self._with_path(entry) for entry in found]
+        return self._with_paths(found, "mistakes of the last step")
 
-    def _with_path(self, entry: dict[str, Any]) -> dict[str, Any]:
-        return {**entry, "image": str(self.root / entry["image"])}
+    def _with_paths(self, entries: list[dict[str, Any]], item: str) -> list[dict[str, Any]]:
+        with reading(self.folder, item, "delete the file to draw the report without it"):
+            return [{**entry, "image": str(self.root / entry["image"])} for entry in entries]
 
     def memory(self) -> dict[str, tuple[int, int]]:
         """(exemplar images, objects in them) of every class that has some after the last step, by class.
@@ -74,13 +76,10 @@ class SavedMethod:
         path = next((path for path in paths if path.is_file()), None)
         if path is None or not self.incremental or not self.results.steps[last].memory["images"]:
             return {}
-        try:
+        with reading(path, "memory", "restore the file; a report needs it whole"):
             exemplars = json.loads(path.read_text(encoding="utf-8"))["exemplars"]
             images = {name: len(records) for name, records in exemplars.items()}
             objects = Counter(name for records in exemplars.values() for record in records for name in record["names"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            fix = "restore the file; a report needs it whole"
-            raise InputError(Finding(str(path), "memory", f"cannot be read ({error!r})", fix)) from None
         return {name: (number, objects[name]) for name, number in images.items()}
 
 

@@ -93,10 +93,11 @@ def test_train_refuses_what_other_data_formats_are_set_by(incdet_command: Callab
 def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[..., Any], tmp_path: Path) -> None:
     done = incdet_command("evaluate", "--checkpoint", "a", "--data", "b", "--images", "c", "--output", tmp_path / "d")
     assert done.code == 0
+    given = {"arch": None, "known_classes": None}
     assert calls == [
         (
             (Path("a"), Path("b"), Path("c")),
-            {"split": None, "exif": "auto", "output": tmp_path / "d", "batch_size": 8, "device": "auto"},
+            {"split": None, "exif": "auto", "output": tmp_path / "d", "batch_size": 8, "device": "auto", **given},
         )
     ]
     assert [line.split() for line in done.out.splitlines()[:3]] == [

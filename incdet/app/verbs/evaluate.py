@@ -32,6 +32,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         output=arguments.output,
         batch_size=arguments.batch_size,
         device=arguments.device,
+        arch=arguments.arch,
+        known_classes=arguments.known_classes,
     )
     if "data" in scores:
         print(scores["data"])

@@ -10,7 +10,7 @@ from incdet.app.verbs.verb import ClassWords, Verb, add_checkpoint, add_data, ad
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, annotations of the new classes, and what helps to keep and measure the old ones."""
-    add_checkpoint(parser, "what knows the old classes")
+    add_checkpoint(parser)
     add_data(parser)
     parser.add_argument(
         "--classes",
@@ -52,6 +52,8 @@ def extend(arguments: argparse.Namespace) -> int:
         test_images=arguments.test_images,
         test_split=arguments.test_split,
         resume=arguments.resume,
+        arch=arguments.arch,
+        known_classes=arguments.known_classes,
     )
     print(f"written: {folder}")
     return 0

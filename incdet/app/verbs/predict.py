@@ -27,6 +27,8 @@ def predict(arguments: argparse.Namespace) -> int:
         arguments.output,
         threshold=arguments.threshold,
         device=arguments.device,
+        arch=arguments.arch,
+        known_classes=arguments.known_classes,
     )
     print(f"written: {file}")
     return 0

@@ -51,6 +51,20 @@ class ClassWords(argparse.Action):
         namespace.swallowed = [*getattr(namespace, "swallowed", []), *settings]
 
 
+class Names(ClassWords):
+    """The same for names that no data can tell apart: one word alone is a file, or a list written with commas."""
+
+    def __call__(self, *words: Any) -> None:
+        """Called by argparse for every use of the option."""
+        super().__call__(*words)
+        _, namespace, *_ = words
+        given = getattr(namespace, self.dest)
+        if len(given) == 1:
+            file = Path(given[0])
+            given = file.read_text(encoding="utf-8").splitlines() if file.is_file() else words_of(given[0])
+        setattr(namespace, self.dest, [word.strip() for word in given])
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """``key=value`` words that replace settings."""
     parser.add_argument(
@@ -65,7 +79,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The annotations a verb works on, and their pictures."""
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="PATH", help="COCO JSON, a VOC devkit, or a folder of XML files"
+        "--data", required=True, type=Path, metavar="PATH", help="annotations: COCO, VOC, YOLO, Labelme or CSV"
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if they lie apart")
     add_split(parser, "--split", "the annotations")
@@ -82,9 +96,17 @@ def add_split(parser: argparse.ArgumentParser, option: str, what: str) -> None:
     parser.add_argument(option, metavar="NAME", help=f"split of {what}, such as train, val, 2007_test [as needed]")
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, what: str = "folder of one step") -> None:
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """The detector a verb works with."""
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FOLDER", help=what)
+    what = "folder of one step; torchvision's BUILDER:WEIGHTS; or a state dict, with --arch and --known-classes"
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DETECTOR", help=what)
+    parser.add_argument("--arch", metavar="NAME", help="network of a state dict, such as retinanet_resnet50_fpn")
+    add_names(parser, "--known-classes", "name of each column of a state dict; N/A for one without a class")
+
+
+def add_names(parser: argparse.ArgumentParser, option: str, what: str) -> None:
+    """Names of classes as words of their own, as one word with commas, or as a file with one a line."""
+    parser.add_argument(option, nargs="+", action=Names, metavar="NAME", help=f"{what}; or a file with one a line")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,9 @@ TOLERANCE = 2.0
 SMALLEST = 1e-3
 """Pixels: a thinner box is empty, and float32 could not tell its sides apart in a large image."""
 
+ROUNDING = 0.05
+"""Pixels: nobody is told of a box that left the image by less, as numbers of six digits do."""
+
 Corners = tuple[float, float, float, float]
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from incdet.data.formats.boxes import TOLERANCE, Corners, clipped_warning, judge_box
+from incdet.data.formats.boxes import ROUNDING, TOLERANCE, Corners, clipped_warning, judge_box
 from incdet.data.formats.jsonfile import load_json
 from incdet.data.formats.pictures import PictureFolder
 from incdet.data.formats.textfile import neighbours
@@ -237,7 +237,7 @@ class CocoContent:
                 row.image.boxes.append(verdict.corners)
                 row.image.names.append(row.name)
                 row.image.ignore.append(row.ignore)
-                if verdict.excess:
+                if verdict.excess > ROUNDING:
                     clipped.append((row.item, verdict.excess))
         self.findings += clipped_warning(self.file, clipped)
 

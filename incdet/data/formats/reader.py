@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from incdet.data.formats import coco, voc
+from incdet.data.formats import coco, labelme, table, voc, yolo, yolo_layout
 from incdet.data.formats.coco_layout import coco_parts
 from incdet.data.formats.splits import Purpose, choose_split
 from incdet.data.formats.textfile import neighbours
 from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts
+from incdet.data.formats.yolo_layout import YoloNames, YoloPart
 from incdet.data.images import check_pictures
 from incdet.data.picture_book import Progress
 from incdet.data.records import Exif, LabelledSet
@@ -62,8 +64,8 @@ def open_annotations(
     ``purpose="test"``, which never takes a training split by itself; it prints ``describe()`` and the warnings.
 
     Args:
-        path: A COCO file; a folder of COCO files; a VOC devkit; a folder of XML files; or a folder of such folders,
-            one a split.
+        path: A COCO, Labelme or CSV file, or a YOLO ``data.yaml``; a folder of COCO, VOC XML, Labelme, YOLO or CSV
+            files, or of such folders, one a split; or a VOC devkit.
         images: The folder of the pictures, where they do not lie beside their annotations.
         split: Which split to read; None takes the one for ``purpose``.
         purpose: What the records are for.
@@ -74,7 +76,7 @@ def open_annotations(
     Raises:
         InputError: Everything that is wrong with the annotations, or else with the pictures.
     """
-    found = recognise(path, images)
+    found = recognise(path, images, exif)
     data = found.read(choose_split(found.splits, split, purpose, found.path))
     return with_pictures(data, exif, geometry, progress)
 
@@ -91,8 +93,8 @@ def with_pictures(
     return replace(data, warnings=(*data.warnings, *findings))
 
 
-def recognise(path: Path, images: Path | None = None) -> Annotations:
-    """What kind of annotations ``path`` holds, and which splits.
+def recognise(path: Path, images: Path | None = None, exif: Exif = "auto") -> Annotations:
+    """What kind of annotations ``path`` holds, and which splits; arguments as of ``open_annotations``.
 
     Raises:
         InputError: It does not exist, or holds nothing that is known.
@@ -100,39 +102,65 @@ def recognise(path: Path, images: Path | None = None) -> Annotations:
     path = Path(path)
     images = None if images is None else Path(images)
     for name, find in _FORMATS.items():
-        if found := find(path, images):
+        if found := find(path, images, exif):
             return Annotations(path, name, tuple(found), lambda split: found[split]())
     if not path.exists():
         raise InputError(Finding(str(path), "file", "does not exist", f"give the annotations; {neighbours(path)}"))
-    fix = "give a COCO file, or a folder of COCO or VOC XML files"
+    fix = "give COCO JSON, VOC XML, YOLO (data.yaml and .txt), Labelme JSON, or a .csv of boxes, or a folder of them"
     raise InputError(Finding(str(path), "folder" if path.is_dir() else "file", "holds no annotations", fix))
 
 
 Readers = Mapping[str, Callable[[], LabelledSet]]
 
 
-def _coco(path: Path, images: Path | None) -> Readers:
-    return {name: _later(coco.read_part, part) for name, part in coco_parts(path, images).items()}
+def _coco(path: Path, images: Path | None, exif: Exif) -> Readers:
+    return {name: partial(coco.read_part, part) for name, part in coco_parts(path, images).items()}
 
 
-def _devkit(path: Path, images: Path | None) -> Readers:
-    return _voc(devkit_parts(path, images) if path.is_dir() else {})
+def _labelme(path: Path, images: Path | None, exif: Exif) -> Readers:
+    parts = labelme.labelme_parts(path, images)
+    return {name: partial(labelme.read_parts, parts, name, exif) for name in parts}
 
 
-def _xml_folder(path: Path, images: Path | None) -> Readers:
-    return _voc(folder_parts(path, images) if path.is_dir() else {})
+def _devkit(path: Path, images: Path | None, exif: Exif) -> Readers:
+    return _voc(devkit_parts(path, images) if path.is_dir() else {}, exif)
 
 
-def _voc(parts: Mapping[str, VocPart]) -> Readers:
-    return {name: _later(voc.read_parts, parts, [name]) for name in parts}
+def _xml_folder(path: Path, images: Path | None, exif: Exif) -> Readers:
+    return _voc(folder_parts(path, images) if path.is_dir() else {}, exif)
 
 
-def _later(read: Callable[..., LabelledSet], *arguments: object) -> Callable[[], LabelledSet]:
-    return lambda: read(*arguments)
+def _voc(parts: Mapping[str, VocPart], exif: Exif) -> Readers:
+    return {name: partial(voc.read_parts, parts, [name], exif=exif) for name in parts}
 
 
-_FORMATS: dict[str, Callable[[Path, Path | None], Readers]] = {
+def _table(path: Path, images: Path | None, exif: Exif) -> Readers:
+    parts = table.table_parts(path, images)
+    return {name: partial(table.read_parts, parts, name, exif) for name in parts}
+
+
+def _yolo_yaml(path: Path, images: Path | None, exif: Exif) -> Readers:
+    file = yolo_layout.yaml_file(path)
+    return _yolo(yolo_layout.yaml_parts(file, images) if file is not None else None, exif)
+
+
+def _yolo_folder(path: Path, images: Path | None, exif: Exif) -> Readers:
+    return _yolo(yolo_layout.folder_parts(path, images) if path.is_dir() else None, exif)
+
+
+def _yolo(found: tuple[YoloNames, Mapping[str, YoloPart]] | None, exif: Exif) -> Readers:
+    if found is None:
+        return {}
+    names, parts = found
+    return {name: partial(yolo.read_part, part, names, exif) for name, part in parts.items()}
+
+
+_FORMATS: dict[str, Callable[[Path, Path | None, Exif], Readers]] = {
+    "YOLO": _yolo_yaml,
     "VOC devkit": _devkit,
+    "Labelme JSON": _labelme,
     "COCO JSON": _coco,
     "VOC XML": _xml_folder,
+    "CSV": _table,
+    "YOLO text": _yolo_folder,
 }

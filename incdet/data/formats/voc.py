@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-
-from incdet.data.formats.boxes import clipped_warning
+from incdet.data.formats.draft import Draft, finish
 from incdet.data.formats.splits import choose_split
-from incdet.data.formats.values import LARGEST_ID
-from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts, pictures_of, xml_files
-from incdet.data.formats.voc_xml import EDGES, VocFile, class_names, parse_voc
-from incdet.data.records import LabelledSet, Record
-from incdet.errors import Finding, InputError, errors_of, suggest
+from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts, is_official, pictures_of, xml_files
+from incdet.data.formats.voc_xml import EDGES, class_names, parse_voc
+from incdet.data.records import Exif, LabelledSet, Record
+from incdet.errors import Finding, InputError, suggest
 from incdet.files import replacing, write_text
 
 VOC_CLASSES = (
@@ -56,8 +53,8 @@ def read_voc(
             whose sub-folder ``split`` (or which itself) holds XML files beside their images.
         year: Such as ``2007``; None takes the only one there is.
         split: A file of ``ImageSets/Main`` without its ``.txt``, or the sub-folder.
-        classes: The class list. Default: the twenty of VOC if the devkit names no other, else the names found in all
-            annotations under ``root``, sorted (so that training and test folders agree).
+        classes: The class list. Default: the twenty of VOC if a devkit is called VOC<year> and names no other, else the
+            names found in all annotations under ``root``, sorted (so that training and test folders agree).
         keep_empty: Whether images without any object become records.
 
     Returns:
@@ -75,31 +72,26 @@ def read_voc(
 
 
 def read_parts(
-    parts: Mapping[str, VocPart], chosen: Sequence[str], *, classes: Sequence[str] | None = None
+    parts: Mapping[str, VocPart],
+    chosen: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    exif: Exif = "auto",
 ) -> LabelledSet:
     """The records of the ``chosen`` ones of ``parts``; the class list is that of all of them, see ``read_voc``.
 
     Raises:
         InputError: With every fault of all files.
     """
-    files: dict[Path, VocFile] = {}
+    files: dict[Path, Draft] = {}
     findings: list[Finding] = []
     for name in chosen:
         listed, warnings = parts[name].files()
         pictures = pictures_of(parts[name])
-        files |= {xml: parse_voc(xml, pictures) for xml in listed if xml not in files}
+        files |= {xml: parse_voc(xml, pictures, exif) for xml in listed if xml not in files}
         findings += warnings
-    parsed = list(files.values())
-    findings += [finding for one in parsed for finding in one.findings]
     names = tuple(classes) if classes is not None else _class_list(parts, files)
-    errors = errors_of([*findings, *_unknown_names(parsed, names)])
-    if errors:
-        raise InputError(errors)
-    where = parts[chosen[0]].folder
-    findings += clipped_warning(where, [entry for one in parsed for entry in one.clipped])
-    ids, every = _image_ids(parsed), frozenset(names)
-    records = tuple(_record(one, number, every) for one, number in zip(parsed, ids, strict=True))
-    return LabelledSet(records, names, {name: number for number, name in enumerate(names, start=1)}, tuple(findings))
+    return finish([*files.values()], names, findings=findings, where=parts[chosen[0]].folder)
 
 
 def write_voc(records: Sequence[Record], home: Path, split: str, names: Sequence[str]) -> None:
@@ -162,45 +154,10 @@ def _parts(root: Path, year: str | None) -> dict[str, VocPart]:
     return {name.removeprefix(f"{year}_"): part for name, part in parts.items() if years[name] == year}
 
 
-def _class_list(parts: Mapping[str, VocPart], read: Mapping[Path, VocFile]) -> tuple[str, ...]:
-    """The twenty of VOC if a devkit names no other, else all names in the files of all splits, sorted."""
-    found = {name for one in read.values() for name in one.names if name}
-    if found <= set(VOC_CLASSES) and all(part.listed is not None for part in parts.values()):
+def _class_list(parts: Mapping[str, VocPart], read: Mapping[Path, Draft]) -> tuple[str, ...]:
+    """The twenty of VOC if a devkit of a year names no other, else all names in the files of all splits, sorted."""
+    found = {name for one in read.values() for name in (*one.names, *(one.covered or ())) if name}
+    if found <= set(VOC_CLASSES) and all(is_official(part) for part in parts.values()):
         return VOC_CLASSES
     others = {xml for part in parts.values() for xml in xml_files(part.folder)} - read.keys()
     return tuple(sorted(found.union(*(class_names(xml) for xml in others))))
-
-
-def _unknown_names(parsed: Sequence[VocFile], classes: Sequence[str]) -> list[Finding]:
-    known = frozenset(classes)
-    return [
-        Finding(str(one.xml), f"class {name!r}", "has a label without a category", suggest(name, classes))
-        for one in parsed
-        for name in sorted({*one.names, *(one.covered or ())} - known)
-        if name
-    ]
-
-
-def _image_ids(parsed: Sequence[VocFile]) -> list[int]:
-    stated = [one.source_id for one in parsed]
-    whole = [number for number in stated if isinstance(number, int) and number < LARGEST_ID]
-    if len(set(whole)) == len(parsed):
-        return whole
-    stems = [one.image.stem.replace("_", "") for one in parsed]
-    # 000005 and 2007_000027 stay recognisable and never meet, so VOC 2007 and 2012 can be merged.
-    if all(stem.isdecimal() and len(stem) < 16 for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return list(range(1, len(parsed) + 1))
-
-
-def _record(one: VocFile, image_id: int, every: frozenset[str]) -> Record:
-    return Record(
-        one.image,
-        image_id,
-        *one.size,
-        np.array(one.boxes, dtype=np.float32).reshape(-1, 4),
-        tuple(one.names),
-        np.array(one.ignore, dtype=np.bool_),
-        every if one.covered is None else one.covered,
-        image_id if one.source_id is None else one.source_id,
-    )

@@ -57,7 +57,7 @@ def devkit_parts(root: Path, images: Path | None = None) -> dict[str, VocPart]:
         lists = {path.stem: path for path in sorted((home / "ImageSets" / "Main").glob("*.txt"))}
         # The official lists of one class each, `cat_trainval`, name all images of `trainval` again.
         for name in [name for name in lists if not any(name.endswith(f"_{other}") for other in lists)]:
-            prefix = f"{home.name[3:]}_" if re.fullmatch(r"VOC\d+", home.name) else ""
+            prefix = f"{home.name[3:]}_" if _has_year(home) else ""
             pictures = (images,) if images is not None else (home / "JPEGImages",)
             parts[prefix + name] = VocPart(home / "Annotations", lists[name], pictures)
     return parts
@@ -83,6 +83,15 @@ def xml_files(folder: Path) -> list[Path]:
 def pictures_of(part: VocPart) -> PicturesByStem:
     """The pictures that the files of a split may mean."""
     return PicturesByStem(part.pictures)
+
+
+def is_official(part: VocPart) -> bool:
+    """Whether a split is part of a devkit that is called as those of the challenge are, VOC2007 for example."""
+    return part.listed is not None and _has_year(part.folder.parent)
+
+
+def _has_year(home: Path) -> bool:
+    return re.fullmatch(r"VOC\d+", home.name) is not None
 
 
 def _years(root: Path) -> list[Path]:
