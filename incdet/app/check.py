@@ -1,26 +1,146 @@
-"""What is wrong with a data set, all of it at once."""
+"""What annotations hold and what is wrong with them, all of it at once; and a copy without what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 from incdet.app.annotations import picture_progress
-from incdet.data.formats.reader import recognise, with_pictures
+from incdet.data.formats.coco import write_coco
+from incdet.data.formats.reader import Annotations, recognise, with_pictures
 from incdet.data.formats.splits import apart, choose_split
-from incdet.data.records import Exif
-from incdet.errors import Finding, InputError
+from incdet.data.leaks import find_leaks, leak_warnings
+from incdet.data.picture_book import Progress
+from incdet.data.records import Exif, FaultyData, LabelledSet, Record
+from incdet.data.review import count_lines, review, without_repeated
+from incdet.errors import Finding, InputError, errors_of
+from incdet.files import require_output
+from incdet.vocab import look_alike_warnings
 
 
-def check(data: Path, images: Path | None, split: str | None = None, *, exif: Exif = "auto") -> Sequence[Finding]:
-    """What is wrong with annotations, of every split unless one is named, or else with their pictures."""
-    found = recognise(data, images)
-    names = apart(found.splits) if split is None else [choose_split(found.splits, split, "train", data)]
-    findings: list[Finding] = []
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        sets: The sound records of every split, by its name.
+        findings: Errors (the data are refused) and warnings.
+    """
+
+    sets: dict[str, LabelledSet] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[Record]:
+        """Those of all splits."""
+        return [record for one in self.sets.values() for record in one.records]
+
+    @property
+    def names(self) -> list[str]:
+        """The classes of all splits."""
+        return [*dict.fromkeys(name for one in self.sets.values() for name in one.names)]
+
+    @property
+    def errors(self) -> int:
+        """How many of the findings refuse the data."""
+        return len(errors_of(self.findings))
+
+    def lines(self) -> list[str]:
+        """What the splits hold, what was found, and how much of it, for people."""
+        counts = [line for one in self.sets.values() for line in [one.describe(), *count_lines(one)]]
+        return [*counts, *(f"{finding.severity}: {finding}" for finding in self.findings)]
+
+
+def check(
+    data: Path,
+    images: Path | None = None,
+    split: str | None = None,
+    *,
+    exif: Exif = "auto",
+    against: Path | None = None,
+    against_images: Path | None = None,
+    against_split: str | None = None,
+) -> Report:
+    """Looks through annotations and their pictures, every split of them unless one is named.
+
+    Args:
+        data: In any format, see ``open_annotations``.
+        images: Folder of the pictures, where they lie apart.
+        split: The split to look at.
+        exif: Whether the pictures are turned as the camera says.
+        against: Other annotations, whose pictures ought not to be among those of ``data``.
+        against_images: Folder of their pictures.
+        against_split: Their split; None takes all of them.
+    """
     with picture_progress() as progress:
-        for name in names:
-            try:
-                findings += with_pictures(found.read(name), exif, progress=progress).warnings
-            except InputError as error:
-                findings += error.findings
-    return findings
+        report = _look(recognise(data, images, exif), split, exif, progress)
+        for one in report.sets.values():
+            report.findings += review(one)
+        for first, second in combinations(report.sets, 2):
+            leaks = find_leaks(report.sets[first].records, report.sets[second].records)
+            report.findings += leak_warnings(leaks, f"split {first}", f"split {second}")
+        if against is not None:
+            others = _look(recognise(against, against_images, exif), against_split, exif, progress)
+            report.findings += errors_of(others.findings)
+            report.findings += _compared(report, others, str(data), str(against))
+    return report
+
+
+def write_fixed(report: Report, out: Path) -> list[str]:
+    """Writes the sound records of a check as COCO files, every object once; the source stays as it is.
+
+    Args:
+        report: What ``check`` returned.
+        out: A folder that holds no annotations yet; gets ``annotations.json``, or ``<split>.json`` for each split.
+
+    Returns:
+        How to open each file, a line each.
+
+    Raises:
+        InputError: A file is there already, or nothing is left to write.
+        OutputError: The folder cannot be written.
+    """
+    require_output(out, folder=True)
+    lines = []
+    for name, one in report.sets.items():
+        path = out / f"{name or 'annotations'}.json"
+        if path.exists():
+            raise InputError(Finding(str(path), "file", "exists already", "name another folder"))
+        if not one.records:
+            raise InputError(Finding(one.origin, "images", "none can be used", "see the errors"))
+        records = [without_repeated(record) for record in one.records]
+        home = Path(os.path.commonpath([record.image.resolve().parent for record in records]))
+        absolute = [replace(record, image=record.image.resolve()) for record in records]
+        write_coco(absolute, path, one.names, one.source_ids, images=home)
+        lines.append(f"--data {path} --images {home}")
+    return lines
+
+
+def _look(found: Annotations, split: str | None, exif: Exif, progress: Progress) -> Report:
+    """The sound records of the splits, and everything that is wrong with the others."""
+    names = apart(found.splits) if split is None else [choose_split(found.splits, split, "train", found.path)]
+    report = Report()
+    for name in names:
+        try:
+            data = found.read(name)
+        except FaultyData as faulty:
+            report.findings += faulty.findings
+            data = faulty.rest()
+        except InputError as error:
+            report.findings += error.findings
+            continue
+        try:
+            data = with_pictures(data, exif, progress=progress)
+        except FaultyData as faulty:
+            report.findings += faulty.findings
+            data = faulty.rest()
+        report.findings += data.warnings
+        report.sets[name] = data
+    return report
+
+
+def _compared(report: Report, others: Report, data: str, against: str) -> list[Finding]:
+    leaks = find_leaks(report.records, others.records)
+    return [*leak_warnings(leaks, data, against), *look_alike_warnings(data, report.names, others.names)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from incdet.data.inspection import MOST_PIXELS, Picture
 from incdet.data.picture_book import Progress, inspect_pictures
 from incdet.data.records import Record
 from incdet.data.resize import Geometry
-from incdet.errors import Finding, InputError, shown
+from incdet.errors import Finding, InputError, errors_of, shown
 
 THIN = 50
 """Sides of this ratio vanish in a small detector."""
@@ -40,6 +41,25 @@ def check_pictures(
         if _undecided(record, picture):
             undecided.append(record)
     return findings + _turn_warning(undecided)
+
+
+def sound_records(records: Iterable[Record], geometry: Geometry | None = None) -> list[Record]:
+    """The records whose pictures can be trained on; a width and height that were exchanged are put right.
+
+    They are if all boxes of the record lie in the picture then.
+    """
+    records = list(records)
+    pictures = inspect_pictures(record.image for record in records)
+    sound = []
+    for record in records:
+        picture = pictures[record.image]
+        size = (picture.width, picture.height)
+        exchanged = not picture.problem and size == (record.height, record.width) != (record.width, record.height)
+        if exchanged and _problem(record, picture) and bool((record.boxes[:, 2:] <= size).all()):
+            record = replace(record, width=size[0], height=size[1])
+        if not _problem(record, picture) and not errors_of(_thin(record, geometry)):
+            sound.append(record)
+    return sound
 
 
 def _finding(record: Record, problem: str, fix: str) -> Finding:

@@ -6,7 +6,7 @@ Shape letters: M boxes of an image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -176,6 +176,18 @@ class LabelledSet:
         """Where the records come from and how many there are, one line."""
         boxes = sum(len(record.names) for record in self.records)
         return f"{self.origin}: {len(self.records)} images, {boxes} boxes, {len(self.names)} classes"
+
+
+class FaultyData(InputError):
+    """Annotations or pictures with faults.
+
+    Attributes:
+        rest: Makes what remains of the set when everything that is at fault is left out.
+    """
+
+    def __init__(self, findings: Iterable[Finding], rest: Callable[[], LabelledSet]) -> None:
+        super().__init__(findings)
+        self.rest = rest
 
 
 def merge(parts: Sequence[LabelledSet]) -> LabelledSet:

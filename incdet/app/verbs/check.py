@@ -1,27 +1,50 @@
-"""``incdet check``: what is wrong with a data set."""
+"""``incdet check``: what annotations hold and what is wrong with them."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from incdet.app.verbs.verb import Verb, add_data
+from incdet.app.verbs.verb import Verb, add_data, add_split
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Annotations, others that they ought not to share pictures with, and where a repaired copy goes."""
+    add_data(parser)
+    parser.add_argument(
+        "--against", type=Path, metavar="PATH", help="tell pictures that stand in these annotations too"
+    )
+    parser.add_argument("--against-images", type=Path, metavar="DIR", help="folder of their images")
+    add_split(parser, "--against-split", "--against")
+    parser.add_argument("--fix", type=Path, metavar="DIR", help="write a copy without what is wrong, as COCO JSON")
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Prints every finding; the exit code is 2 if one of them is an error."""
-    from incdet.app.check import check as findings_of
+    """Prints counts and every finding; the exit code is 2 if one of them is an error."""
+    from incdet.app.check import check as look_through
+    from incdet.app.check import write_fixed
 
-    findings = findings_of(arguments.data, arguments.images, arguments.split, exif=arguments.exif)
-    for finding in findings:
-        print(f"{finding.severity}: {finding}")
-    errors = sum(finding.severity == "error" for finding in findings)
-    print(f"{arguments.data}: {errors} error(s), {len(findings) - errors} warning(s)")
-    return 2 if errors else 0
+    report = look_through(
+        arguments.data,
+        arguments.images,
+        arguments.split,
+        exif=arguments.exif,
+        against=arguments.against,
+        against_images=arguments.against_images,
+        against_split=arguments.against_split,
+    )
+    for line in report.lines():
+        print(line)
+    print(f"{arguments.data}: {report.errors} error(s), {len(report.findings) - report.errors} warning(s)")
+    if arguments.fix is not None:
+        for line in write_fixed(report, arguments.fix):
+            print(f"written without them, to be used by {line}")
+    return 2 if report.errors else 0
 
 
 VERB = Verb(
-    "report what is wrong with a data set",
+    "count what annotations hold and report what is wrong with them",
     "incdet check --data my.json --images my/",
-    add_arguments=add_data,
-    run=check,
+    add_arguments,
+    check,
 )

@@ -13,8 +13,8 @@ from incdet.data.formats.coco_checks import COVERED, NEGATIVE, PARTIAL, CocoCont
 from incdet.data.formats.coco_layout import CocoPart
 from incdet.data.formats.jsonfile import load_json
 from incdet.data.formats.values import LARGEST_ID
-from incdet.data.records import LabelledSet, Record
-from incdet.errors import Finding, InputError, errors_of
+from incdet.data.records import FaultyData, LabelledSet, Record
+from incdet.errors import Finding, errors_of
 from incdet.files import write_json
 
 
@@ -41,7 +41,13 @@ def read_part(part: CocoPart) -> LabelledSet:
     content = load_json(part.file)
     found = CocoContent(part.file, part.folder(content), content)
     if errors := errors_of(found.findings):
-        raise InputError(errors)
+        raise FaultyData(errors, lambda: _labelled(found))
+    return _labelled(found)
+
+
+def _labelled(found: CocoContent) -> LabelledSet:
+    """The sound images of a file with their sound boxes."""
+    found.images = {number: image for number, image in found.images.items() if image.is_sound}
     every, ids = frozenset(found.names.values()), _image_ids(list(found.images))
     records, partial = [], 0
     for number, image in zip(ids, found.images.values(), strict=True):
@@ -52,7 +58,7 @@ def read_part(part: CocoPart) -> LabelledSet:
         name: number if isinstance(number, int) else position
         for position, (number, name) in enumerate(found.names.items(), start=1)
     }
-    warnings = (*found.findings, *_partial_warning(part.file, partial))
+    warnings = (*(f for f in found.findings if f.severity != "error"), *_partial_warning(found.file, partial))
     return LabelledSet(tuple(records), tuple(found.names.values()), source_ids, warnings)
 
 
@@ -155,6 +161,7 @@ def _partial_warning(file: Path, count: int) -> list[Finding]:
 
 
 def _record(image: CocoImage, number: int, coverage: frozenset[str]) -> Record:
+    assert image.path is not None, "an image without a picture has an error"
     return Record(
         image.path,
         number,

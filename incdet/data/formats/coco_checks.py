@@ -29,7 +29,7 @@ class CocoImage:
 
     Attributes:
         source_id: The entry's id.
-        path: The picture.
+        path: The picture, None if it was not found.
         size: (width, height) in pixels.
         entry: The entry itself.
         names: Of the boxes.
@@ -38,12 +38,17 @@ class CocoImage:
     """
 
     source_id: Any
-    path: Path
+    path: Path | None
     size: tuple[int, int]
     entry: dict[str, Any]
     names: list[str] = field(default_factory=list)
     boxes: list[Corners] = field(default_factory=list)
     ignore: list[bool] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether picture and size are known."""
+        return self.path is not None and all(self.size)
 
 
 @dataclass(slots=True)
@@ -71,6 +76,7 @@ class CocoContent:
         self.file = file
         self.names: dict[Hashable, str] = {}
         self.images: dict[Hashable, CocoImage] = {}
+        self._refused: set[Hashable] = set()
         self.findings: list[Finding] = []
         if not folder.is_dir():
             fix = f"give the image folder; {neighbours(folder)}"
@@ -111,8 +117,10 @@ class CocoContent:
                 problem = f"{shown(name)} is the name of a group and no annotation has it: left out"
                 self._report(item, problem, "nothing", "warning")
             elif problem := name_problem(name):
+                self._refused.add(number)
                 self._report(item, problem, "give it a name")
             elif clean_name(str(name)) in owners:
+                self._refused.add(number)
                 problem = f"has the name {shown(name)!r} of category {shown(owners[clean_name(str(name))])}"
                 self._report(item, problem, "rename one of them or merge the two")
             else:
@@ -139,7 +147,7 @@ class CocoContent:
                 stated = f"{shown(entry.get('width'))} x {shown(entry.get('height'))}"
                 self._report(item, f"has the size {stated}", "write width and height in pixels")
             self._check_coverage(item, entry)
-            image = CocoImage(number, Path(), (size[0] or 0, size[1] or 0), entry)
+            image = CocoImage(number, None, (size[0] or 0, size[1] or 0), entry)
             self.images[number] = image
             if not isinstance(name, str) or not name:
                 self._report(item, f"has the file_name {shown(name)}", "name the picture")
@@ -186,13 +194,14 @@ class CocoContent:
             box = numbers(entry.get("bbox"), 4)
             if box is None:
                 self._report(item, f"has the bbox {shown(entry.get('bbox'))}", "write [x, y, width, height]")
-            elif all(image.size):
+            elif name and all(image.size):
                 rows.append(_Row(item, box, image, name, ignore))
         return rows
 
     def _name_of(self, item: str, number: Any) -> str:
-        if is_id(number) and number in self.names:
-            return self.names[number]
+        """The class of a category id, "" if there is none; of a category that was refused nothing more is said."""
+        if is_id(number) and (number in self.names or number in self._refused):
+            return self.names.get(number, "")
         known = ", ".join(f"{shown(number)} {shown(name)}" for number, name in list(self.names.items())[:8])
         problem = f"has the label {shown(number)} without a category"
         self._report(item, problem, f"add the category or correct the label; known: {known}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from incdet.data.formats.boxes import ROUNDING, Corners, clipped_warning, judge_box
 from incdet.data.formats.values import LARGEST_ID
 from incdet.data.inspection import header_size
-from incdet.data.records import Exif, LabelledSet, Record
-from incdet.errors import Finding, InputError, errors_of, shown, suggest
+from incdet.data.records import Exif, FaultyData, LabelledSet, Record
+from incdet.errors import Finding, errors_of, shown, suggest
 from incdet.vocab import name_problem
 
 
@@ -118,13 +118,31 @@ def finish(
         InputError: With every fault of all files.
     """
     told = [*findings, *(finding for one in drafts for finding in one.findings)]
-    if errors := errors_of([*told, *_unknown_names(drafts, names)]):
-        raise InputError(errors)
-    told += clipped_warning(where or drafts[0].file.parent, [entry for one in drafts for entry in one.clipped])
-    numbers, every = _image_ids(drafts), frozenset(names)
-    records = tuple(one.record(number, every) for one, number in zip(drafts, numbers, strict=True))
     source_ids = dict(ids) if ids is not None else {name: number for number, name in enumerate(names, start=1)}
-    return LabelledSet(records, tuple(names), source_ids, tuple(told))
+    if errors := errors_of([*told, *_unknown_names(drafts, names)]):
+        raise FaultyData(errors, lambda: LabelledSet(_records(_sound(drafts, names), names), tuple(names), source_ids))
+    told += clipped_warning(where or drafts[0].file.parent, [entry for one in drafts for entry in one.clipped])
+    return LabelledSet(_records(drafts, names), tuple(names), source_ids, tuple(told))
+
+
+def _records(drafts: Sequence[Draft], names: Sequence[str]) -> tuple[Record, ...]:
+    every = frozenset(names)
+    return tuple(one.record(number, every) for one, number in zip(drafts, _image_ids(drafts), strict=True))
+
+
+def _sound(drafts: Sequence[Draft], names: Sequence[str]) -> list[Draft]:
+    """The images whose picture and size are known, with their objects of known classes."""
+    kept = []
+    for one in drafts:
+        if all(one.size) and one.image.is_file():
+            covered = one.covered if one.covered is None else one.covered & frozenset(names)
+            known = frozenset(names) if covered is None else covered
+            rows = [row for row, name in enumerate(one.names) if name in known]
+            boxes, ignore = [one.boxes[row] for row in rows], [one.ignore[row] for row in rows]
+            kept.append(
+                replace(one, boxes=boxes, names=[one.names[row] for row in rows], ignore=ignore, covered=covered)
+            )
+    return kept
 
 
 def _unknown_names(drafts: Sequence[Draft], classes: Sequence[str]) -> list[Finding]:

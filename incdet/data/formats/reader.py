@@ -13,9 +13,9 @@ from incdet.data.formats.splits import Purpose, choose_split
 from incdet.data.formats.textfile import neighbours
 from incdet.data.formats.voc_layout import VocPart, devkit_parts, folder_parts
 from incdet.data.formats.yolo_layout import YoloNames, YoloPart
-from incdet.data.images import check_pictures
+from incdet.data.images import check_pictures, sound_records
 from incdet.data.picture_book import Progress
-from incdet.data.records import Exif, LabelledSet
+from incdet.data.records import Exif, FaultyData, LabelledSet
 from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError, errors_of
 
@@ -41,11 +41,15 @@ class Annotations:
         Raises:
             InputError: With every fault of its files.
         """
-        data = self._read(split)
         others = (
             f" (of {', '.join(name or 'the folder itself' for name in self.splits)})" if len(self.splits) > 1 else ""
         )
-        return replace(data, origin=f"{self.path}: {self.format}" + (f", split {split}{others}" if split else ""))
+        origin = f"{self.path}: {self.format}" + (f", split {split}{others}" if split else "")
+        try:
+            return replace(self._read(split), origin=origin)
+        except FaultyData as faulty:
+            rest = faulty.rest
+            raise FaultyData(faulty.findings, lambda: replace(rest(), origin=origin)) from None
 
 
 def open_annotations(
@@ -89,7 +93,7 @@ def with_pictures(
         data = replace(data, records=tuple(replace(record, exif=exif) for record in data.records))
     findings = check_pictures(data.records, geometry, progress)
     if errors := errors_of(findings):
-        raise InputError(errors)
+        raise FaultyData(errors, lambda: replace(data, records=tuple(sound_records(data.records, geometry))))
     return replace(data, warnings=(*data.warnings, *findings))
 
 
