@@ -55,6 +55,7 @@ def extend(
     split: str | None = None,
     exif: Exif = "auto",
     classes: Sequence[str] | None = None,
+    keep_old_images: bool = False,
     method: str = "incdet",
     overrides: Sequence[str] = (),
     old_data: Path | None = None,
@@ -81,6 +82,8 @@ def extend(
         split: Which split of ``data`` is learned; None takes a training split.
         exif: Whether pictures are turned as the camera says.
         classes: The classes to learn; all of the file's if None. ``"cat,dog"`` is two unless the file has it as one.
+            Known ones among them refresh the detector where images of new classes show them.
+        keep_old_images: Train on images too that show known classes alone.
         method: Name of the method.
         overrides: ``key=value`` settings.
         old_data: Annotations of old classes, to choose exemplars from.
@@ -110,6 +113,7 @@ def extend(
         split=split,
         exif=exif,
         classes=tuple(classes) if classes else None,
+        keep_old_images=keep_old_images,
         old_annotations=old_data,
         old_images=old_images,
         old_split=old_split,
@@ -247,8 +251,8 @@ def _data(given: _Given, extension: Extension, known: Vocabulary) -> tuple[Sourc
     """The records to learn from and to test on, and the protocol with their classes as its last step."""
     own, test = given.own, given.test.records if given.test is not None else ()
     names, refreshed = new_classes(known, own, extension.classes, extension.annotations)
-    steps = (*known.steps, names)
-    protocol = Protocol("+".join(str(len(part)) for part in steps), "as taught", steps, "overlap", "use")
+    steps, rule = (*known.steps, names), "keep" if extension.keep_old_images else "use"
+    protocol = Protocol("+".join(str(len(part)) for part in steps), "as taught", steps, "overlap", rule)
     records = [record.restrict((*names, *refreshed)) for record in own.records]
     numbered = [replace(record, image_id=number) for number, record in enumerate(test, start=1)]
     return Source(records, numbered, own.names, dict(own.source_ids), given.warnings(extension, known)), protocol

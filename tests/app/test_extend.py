@@ -48,6 +48,25 @@ def assert_taught(finished: Finished, root: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize(("keep", "images"), [(False, 2), (True, 4)])
+def test_known_classes_of_the_file_are_refreshed_and_images_of_them_alone_kept_by_choice(
+    finished: Finished,
+    make_coco: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    keep: bool,
+    images: int,
+) -> None:
+    mixed = make_coco(names=("circle", "dog"))
+    root = teach(finished, mixed.annotations, mixed.images, tmp_path / "own", method="masked", keep_old_images=keep)
+    assert checkpoint.load(root / "step_4").vocab.steps[-1] == ("dog",)
+    told = capsys.readouterr().out
+    assert f"{images} images" in told.split("step 4:")[1] and ("refreshes circle" in told) == keep
+    view = json.loads((root / "protocol.json").read_text())["views"][-1]
+    assert view["images"] == images and view["boxes_visible"] == images
+
+
+@pytest.mark.usefixtures("without_report")
 def test_classes_of_a_coco_file_are_taught_with_the_runs_own_exemplars(
     finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

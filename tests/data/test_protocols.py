@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,20 @@ def test_a_subset_is_seeded_and_holds_wanted_objects() -> None:
     assert len(chosen) == 5 and all(r.counts(["ant"]) for r in chosen)
     assert [r.image_id for r in chosen] == sorted(r.image_id for r in chosen)
     assert len(subset(records, ["ant"], 99)) == 20 and subset(records, ["ant"], None) == tuple(records)
+
+
+@pytest.mark.parametrize(("rule", "ids", "boxes"), [("hide", [2, 3], 3), ("use", [2, 3], 4), ("keep", [1, 2, 3], 5)])
+def test_labels_of_earlier_classes_are_hidden_used_or_keep_their_images(rule: str, ids: list[int], boxes: int) -> None:
+    records = [record(1, "ant"), record(2, "dog", "ant"), record(3, "emu", "dog")]
+    protocol = replace(two_steps(), old_labels=rule)
+    view = step_view(records, protocol, 2)
+    assert [one.image_id for one in view.records] == ids and view.boxes_visible == boxes
+    assert view.names == two_steps().steps[1] and view.refreshed == (("ant",) if rule != "hide" else ())
+    assert all(("ant" in one.coverage) == (rule != "hide") for one in view.records)
+    assert (protocol.hash == two_steps().hash) == (rule == "hide")
+    assert Protocol.from_json(protocol.to_json()) == protocol
+
+
+def test_an_unknown_rule_for_labels_is_refused() -> None:
+    with pytest.raises(InputError, match="old_labels.*did you mean 'keep'"):
+        replace(two_steps(), old_labels="kep")

@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="classes to add [all in the data]: cat dog, or cat,dog; 'salt, pepper' is one class where the data has it",
     )
+    parser.add_argument(
+        "--keep-old-images", action="store_true", help="train on images too that show known classes alone"
+    )
     parser.add_argument("--method", default="incdet", metavar="NAME", help="how to learn them [incdet]")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="run folder of its own")
     parser.add_argument("--resume", action="store_true", help="go on; the same command does so by itself")
@@ -42,6 +45,7 @@ def extend(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         exif=arguments.exif,
         classes=arguments.classes,
+        keep_old_images=arguments.keep_old_images,
         method=arguments.method,
         output=arguments.output,
         overrides=arguments.overrides,
