@@ -29,5 +29,5 @@ def select(strongest: Tensor, selection: Selection) -> Tensor:
 def selected(teacher: TeacherOutputs, selection: Selection, batch: BatchTargets, images: str = "both") -> Tensor:
     """The anchors (B, A) bool that a selection takes on the images that a term listens on."""
     taken = select(teacher.strongest, selection)
-    shown = batch.shown(images)
+    shown = batch.selected_images(images)
     return taken if shown is None else taken & shown[:, None]

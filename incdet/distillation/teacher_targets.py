@@ -62,7 +62,7 @@ class BatchTargets(NamedTuple):
             model.architecture.box_loss,
         )
 
-    def shown(self, images: str) -> Tensor | None:
+    def selected_images(self, images: str) -> Tensor | None:
         """Which images (B,) bool are ``new`` or ``exemplars``; None for ``both``."""
         if images == "both":
             return None

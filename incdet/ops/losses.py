@@ -1,10 +1,10 @@
 """RetinaNet's two losses with label coverage: float32 whatever comes in, and a gradient path even with no positive.
 
 With everything covered they equal torchvision's ``compute_loss``. Letters: B images, A anchors, K seen classes,
-P positive anchors, V void entries.
+P positive anchors, V ignored entries.
 
 The focal loss is computed without a one-hot target. Every entry is first charged as background,
-``(1 - alpha) p^gamma softplus(x)``; the few entries that are positive or void are then corrected. The gradient is
+``(1 - alpha) p^gamma softplus(x)``; the few entries that are positive or ignored are then corrected. The gradient is
 written down in the same pass over cache-sized blocks, so that one tensor of the logits' size is all it costs.
 """
 
@@ -36,7 +36,7 @@ class ClassTargets(NamedTuple):
 
     assignment: Assignment
     coverage: Tensor | None
-    void: Entries | None = None
+    ignored: Entries | None = None
     normaliser: Tensor | None = None
 
 
@@ -45,14 +45,14 @@ def focal_loss(
     assignment: Assignment,
     *,
     coverage: Tensor | None = None,
-    void: Entries | None = None,
+    ignored: Entries | None = None,
     normaliser: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
 ) -> Tensor:
     """Focal loss of the entries that somebody annotated, as a float32 scalar (Lin et al., 2017, arXiv 1708.02002).
 
-    For each image, the sum over its anchors that are not `IGNORED` and its covered channels, without the void
+    For each image, the sum over its anchors that are not `IGNORED` and its covered channels, without the ignored
     entries, divided by the image's normaliser; then the sum over images. The target of an entry is 1 where the
     anchor is positive for that column, else 0. A positive entry whose column is not covered contributes nothing.
 
@@ -60,13 +60,13 @@ def focal_loss(
         logits: (B, A, K), any floating type; the gradient has the same type.
         assignment: What each anchor answers for; columns in 0..K-1.
         coverage: (B, K) bool, the channels annotated in each image; None covers everything.
-        void: ``(image, anchor, column)``, three (V,) int64 tensors: entries that contribute nothing. Repeated
+        ignored: ``(image, anchor, column)``, three (V,) int64 tensors: entries that contribute nothing. Repeated
             entries, and entries that contribute nothing anyway, are harmless.
         normaliser: (B,) positive floats; by default ``max(1, positives) * B``, torchvision's choice.
         alpha: Weight of positive entries in [0, 1]; the others weigh ``1 - alpha``.
         gamma: Focusing exponent, at least 0.
     """
-    charge = ClassTargets(assignment, coverage, void, normaliser)
+    charge = ClassTargets(assignment, coverage, ignored, normaliser)
     if coverage is not None and _all_on_host(coverage):
         charge = charge._replace(coverage=None)
     loss: Tensor = _Focal.apply(logits, [_part(logits, charge)], alpha, gamma)[0]
@@ -141,7 +141,7 @@ class _Part(NamedTuple):
         flat: (P,) flat positions of the positive entries, ascending.
         weight: (P,) their weights.
         mask: (P,) which of them are positive after all, or None for all.
-        void: (V,) flat positions in any order, or None.
+        ignored: (V,) flat positions in any order, or None.
     """
 
     rows: Tensor
@@ -149,14 +149,14 @@ class _Part(NamedTuple):
     flat: Tensor
     weight: Tensor
     mask: Tensor | None
-    void: Tensor | None
+    ignored: Tensor | None
 
 
 def _part(logits: Tensor, charge: ClassTargets) -> _Part:
     _, anchors, columns = logits.shape
-    assignment, coverage, void, normaliser = charge
-    if void is not None:
-        # A void entry is looked up among the positive ones, which have to be few and in order for it.
+    assignment, coverage, ignored, normaliser = charge
+    if ignored is not None:
+        # An ignored entry is looked up among the positive ones, which have to be few and in order for it.
         assignment = assignment.compact()
     scale = _scale(assignment, normaliser)
     rows = scale[:, None] * (assignment.matched != IGNORED)
@@ -166,7 +166,7 @@ def _part(logits: Tensor, charge: ClassTargets) -> _Part:
         weight = weight * assignment.mask
     if coverage is not None:
         weight = weight * coverage[assignment.image, assignment.column]
-    gone = None if void is None else (void[0] * anchors + void[1]) * columns + void[2]
+    gone = None if ignored is None else (ignored[0] * anchors + ignored[1]) * columns + ignored[2]
     return _Part(rows, coverage, flat, weight, assignment.mask, gone)
 
 
@@ -222,7 +222,7 @@ def _focal(
 def _corrected(
     total: Tensor, logits: Tensor, part: _Part, gradient: Tensor | None, alpha: float, gamma: float, alone: bool
 ) -> Tensor:
-    """The sum of a part whose positive and void entries have been charged as background; corrects ``gradient`` too.
+    """The sum of a part whose positive and ignored entries have been charged as background; corrects ``gradient`` too.
 
     Unless the part is ``alone``, the gradient of entries whose channel it does not cover is another's.
     """
@@ -238,14 +238,14 @@ def _corrected(
         if mask is not None:
             share = torch.where(mask, share, gradient.view(-1).index_select(0, flat))
         gradient.view(-1).index_copy_(0, flat, share)
-    if part.void is not None and len(part.void):
-        void = part.void.sort().values
-        total = total - _void_share(logits, part.rows, part.coverage, flat, void, alpha, gamma)
+    if part.ignored is not None and len(part.ignored):
+        ignored = part.ignored.sort().values
+        total = total - _ignored_share(logits, part.rows, part.coverage, flat, ignored, alpha, gamma)
         if gradient is not None and alone:
-            gradient.view(-1).index_fill_(0, void, 0)
+            gradient.view(-1).index_fill_(0, ignored, 0)
         elif gradient is not None:
-            kept = gradient.view(-1).index_select(0, void).masked_fill_(_covered(part, void, logits), 0)
-            gradient.view(-1).index_copy_(0, void, kept)
+            kept = gradient.view(-1).index_select(0, ignored).masked_fill_(_covered(part, ignored, logits), 0)
+            gradient.view(-1).index_copy_(0, ignored, kept)
     return total
 
 
@@ -324,18 +324,18 @@ def _positive_entry(x: Tensor, alpha: float, gamma: float) -> tuple[Tensor, Tens
     return focus * cost, -focus * (gamma * (1 - miss) * cost + miss)
 
 
-def _void_share(
-    logits: Tensor, rows: Tensor, coverage: Tensor | None, flat: Tensor, void: Tensor, alpha: float, gamma: float
+def _ignored_share(
+    logits: Tensor, rows: Tensor, coverage: Tensor | None, flat: Tensor, ignored: Tensor, alpha: float, gamma: float
 ) -> Tensor:
-    """What the entries at the ascending flat positions ``void`` (V,) have been charged, each counted once."""
+    """What the entries at the ascending flat positions ``ignored`` (V,) have been charged, each counted once."""
     anchors, columns = logits.shape[1:]
-    weight = rows.reshape(-1)[void // columns]
-    weight[1:] *= void[1:] != void[:-1]
+    weight = rows.reshape(-1)[ignored // columns]
+    weight[1:] *= ignored[1:] != ignored[:-1]
     if coverage is not None:
-        weight = weight * coverage[void // (anchors * columns), void % columns]
-    x = logits.reshape(-1).index_select(0, void).to(rows.dtype)
+        weight = weight * coverage[ignored // (anchors * columns), ignored % columns]
+    x = logits.reshape(-1).index_select(0, ignored).to(rows.dtype)
     charged = _background_entry(x, alpha, gamma)
     if len(flat):
-        place = torch.searchsorted(flat, void).clamp(max=len(flat) - 1)
-        charged = torch.where(flat[place] == void, _positive_entry(x, alpha, gamma)[0], charged)
+        place = torch.searchsorted(flat, ignored).clamp(max=len(flat) - 1)
+        charged = torch.where(flat[place] == ignored, _positive_entry(x, alpha, gamma)[0], charged)
     return (charged * weight).sum(dtype=_wide(logits.device))

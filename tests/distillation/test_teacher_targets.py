@@ -47,7 +47,7 @@ def test_places_that_an_annotated_object_took_are_told_from_free_ones(static: bo
 def test_new_images_annotate_the_last_head_and_exemplars_do_not() -> None:
     masks = [[False, False, True], [True, False, False], [False, False, False], [True, True, True]]
     batch = batch_targets([target(coverage=mask) for mask in masks], (2, 1))
-    shown = {images: batch.shown(images) for images in ("new", "exemplars", "both")}
+    shown = {images: batch.selected_images(images) for images in ("new", "exemplars", "both")}
     assert shown["both"] is None and shown["new"] is not None and shown["exemplars"] is not None
     assert shown["new"].tolist() == [True, False, False, True]
     assert torch.equal(shown["exemplars"], ~shown["new"])

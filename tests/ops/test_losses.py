@@ -64,20 +64,20 @@ def close(mine: Tensor, other: Tensor, tolerance: float = 1e-6) -> bool:
 @pytest.mark.parametrize("kind", ["l1", "giou"])
 @pytest.mark.parametrize("counts", [(4, 0, 7), (1,), (0, 0)])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("with_void", [False, True])
+@pytest.mark.parametrize("with_ignored", [False, True])
 def test_the_static_form_has_the_same_losses_and_gradients(
-    kind: str, counts: tuple[int, ...], masked: bool, with_void: bool
+    kind: str, counts: tuple[int, ...], masked: bool, with_ignored: bool
 ) -> None:
     batch = Batch(seed=5, counts=counts)
     static = assign(batch.targets, batch.anchors, static=True)
     generator = torch.Generator().manual_seed(1)
     coverage = torch.rand(len(counts), COLUMNS, generator=generator) > 0.4 if masked else None
-    void = None
-    if with_void:
-        void = tuple(torch.randint(0, size, (50,), generator=generator) for size in (len(counts), 300, COLUMNS))
+    ignored = None
+    if with_ignored:
+        ignored = tuple(torch.randint(0, size, (50,), generator=generator) for size in (len(counts), 300, COLUMNS))
     results = []
     for assignment in (batch.assignment, static):
-        total = focal_loss(batch.logits, assignment, coverage=coverage, void=void)  # type: ignore[arg-type]
+        total = focal_loss(batch.logits, assignment, coverage=coverage, ignored=ignored)  # type: ignore[arg-type]
         total = total + 3 * box_loss(batch.deltas, batch.anchors, assignment, kind=kind)
         results.append((total, *torch.autograd.grad(total, (batch.logits, batch.deltas))))
     for mine, other in zip(*results, strict=True):
@@ -109,7 +109,7 @@ def written_out(
     logits: Tensor,
     assignment: Assignment,
     coverage: Tensor | None = None,
-    void: tuple[Tensor, Tensor, Tensor] | None = None,
+    ignored: tuple[Tensor, Tensor, Tensor] | None = None,
     normaliser: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 2.0,
@@ -121,8 +121,8 @@ def written_out(
     counted = (assignment.matched != IGNORED)[..., None].expand(images, anchors, columns).clone()
     if coverage is not None:
         counted &= coverage[:, None, :]
-    if void is not None:
-        counted[void] = False
+    if ignored is not None:
+        counted[ignored] = False
     if normaliser is None:
         normaliser = torch.tensor([max(1, int(count)) * images for count in assignment.positives])
     p = torch.sigmoid(logits.double())
@@ -134,34 +134,34 @@ def written_out(
     return (entries.sum(dim=(1, 2)) / normaliser.double()).sum()
 
 
-def random_parts(batch: Batch, seed: int, voids: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Random coverage, void entries (repeated ones, positive ones and ignored ones among them) and normaliser."""
+def random_parts(batch: Batch, seed: int, ignored_entries: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Random coverage, ignored entries (some repeated, positive or of ignored anchors) and normaliser."""
     generator = torch.Generator().manual_seed(seed)
     images, anchors, columns = batch.logits.shape
     coverage = torch.rand(images, columns, generator=generator) < 0.6
     found = batch.assignment
-    some = torch.randperm(len(found.image), generator=generator)[: voids // 2]
-    chosen = [torch.randint(0, size, (voids,), generator=generator) for size in (images, anchors, columns)]
+    some = torch.randperm(len(found.image), generator=generator)[: ignored_entries // 2]
+    chosen = [torch.randint(0, size, (ignored_entries,), generator=generator) for size in (images, anchors, columns)]
     positive = (found.image[some], found.anchor[some], found.column[some])
-    void = tuple(torch.cat((mine, other, mine[:3])) for mine, other in zip(chosen, positive, strict=True))
-    return coverage, (void[0], void[1], void[2]), torch.rand(images, generator=generator) * 9 + 0.5
+    ignored = tuple(torch.cat((mine, other, mine[:3])) for mine, other in zip(chosen, positive, strict=True))
+    return coverage, (ignored[0], ignored[1], ignored[2]), torch.rand(images, generator=generator) * 9 + 0.5
 
 
 @given(
     seed=st.integers(0, 1000),
     counts=st.lists(st.integers(0, 6), min_size=1, max_size=3),
-    voids=st.integers(0, 200),
+    ignored_entries=st.integers(0, 200),
     parts=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     alpha=st.sampled_from([0.25, 0.0, 1.0, 0.6]),
     gamma=st.sampled_from([2.0, 0.0, 1.0, 1.5]),
 )
 def test_focal_loss_is_the_written_out_sum(
-    seed: int, counts: list[int], voids: int, parts: tuple[bool, bool, bool], alpha: float, gamma: float
+    seed: int, counts: list[int], ignored_entries: int, parts: tuple[bool, bool, bool], alpha: float, gamma: float
 ) -> None:
     batch = Batch(seed, tuple(counts))
-    given_parts = random_parts(batch, seed, voids)
-    coverage, void, normaliser = (part if use else None for part, use in zip(given_parts, parts, strict=True))
-    keys: dict[str, Any] = {"coverage": coverage, "void": void, "normaliser": normaliser}
+    given_parts = random_parts(batch, seed, ignored_entries)
+    coverage, ignored, normaliser = (part if use else None for part, use in zip(given_parts, parts, strict=True))
+    keys: dict[str, Any] = {"coverage": coverage, "ignored": ignored, "normaliser": normaliser}
     wanted = written_out(batch.logits, batch.assignment, **keys, alpha=alpha, gamma=gamma)
     found = focal_loss(batch.logits, batch.assignment, **keys, alpha=alpha, gamma=gamma)
     assert close(found, wanted)
@@ -172,12 +172,12 @@ def test_focal_loss_is_the_written_out_sum(
 
 def test_uncovered_channels_and_void_entries_get_no_gradient_at_all() -> None:
     batch = Batch()
-    coverage, void, _ = random_parts(batch, 5, 50)
-    torch.autograd.backward(focal_loss(batch.logits, batch.assignment, coverage=coverage, void=void))
+    coverage, ignored, _ = random_parts(batch, 5, 50)
+    torch.autograd.backward(focal_loss(batch.logits, batch.assignment, coverage=coverage, ignored=ignored))
     gradient = batch.logits.grad
     assert gradient is not None
     assert (gradient[~coverage[:, None, :].expand_as(gradient)] == 0).all()
-    assert (gradient[void] == 0).all()
+    assert (gradient[ignored] == 0).all()
     assert (gradient[batch.assignment.matched == IGNORED] == 0).all()
     assert (gradient != 0).sum() > 1000
 
@@ -197,10 +197,10 @@ def test_gradient_is_that_of_finite_differences() -> None:
     batch = Batch(counts=(2,))
     logits = batch.logits.detach()[:, :40].double().requires_grad_()
     found = assign(batch.targets, batch.anchors[:40])
-    void = (torch.zeros(3, dtype=torch.int64), torch.tensor([1, 5, 9]), torch.tensor([0, 1, 2]))
+    ignored = (torch.zeros(3, dtype=torch.int64), torch.tensor([1, 5, 9]), torch.tensor([0, 1, 2]))
 
     def loss(x: Tensor) -> Tensor:
-        return focal_loss(x, found, void=void)
+        return focal_loss(x, found, ignored=ignored)
 
     assert loss(logits).dtype == torch.float64
     assert torch.autograd.gradcheck(loss, (logits,))
@@ -226,13 +226,13 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
 
 def test_backward_may_run_twice_with_other_factors() -> None:
     batch = Batch()
-    coverage, void, normaliser = random_parts(batch, 3, 40)
-    loss = focal_loss(batch.logits, batch.assignment, coverage=coverage, void=void, normaliser=normaliser)
+    coverage, ignored, normaliser = random_parts(batch, 3, 40)
+    loss = focal_loss(batch.logits, batch.assignment, coverage=coverage, ignored=ignored, normaliser=normaliser)
     (zero,) = torch.autograd.grad(loss, batch.logits, torch.tensor(0.0), retain_graph=True)
     (first,) = torch.autograd.grad(loss, batch.logits, torch.tensor(-2.0), retain_graph=True)
     kept = first.clone()
     (second,) = torch.autograd.grad(loss, batch.logits, torch.tensor(1.0), retain_graph=True)
-    fresh = focal_loss(batch.logits, batch.assignment, coverage=coverage, void=void, normaliser=normaliser)
+    fresh = focal_loss(batch.logits, batch.assignment, coverage=coverage, ignored=ignored, normaliser=normaliser)
     assert torch.equal(second, torch.autograd.grad(fresh, batch.logits)[0])
     assert (zero == 0).all()
     assert torch.equal(kept, first), "a later backward must not write into a gradient handed out before"
@@ -358,11 +358,11 @@ def two_charges(seed: int) -> tuple[Batch, list[ClassTargets]]:
     second = ~first & (torch.rand(3, COLUMNS, generator=generator) < 0.7)  # some channels are nobody's
     matched = other.assignment.matched.clone()
     matched[torch.rand(matched.shape, generator=generator) < 0.1] = IGNORED
-    void = tuple(torch.randint(0, size, (200,), generator=generator) for size in (3, 300, COLUMNS))
+    ignored = tuple(torch.randint(0, size, (200,), generator=generator) for size in (3, 300, COLUMNS))
     second_assignment = other.assignment._replace(matched=torch.where(other.assignment.matched >= 0, 0, matched))
     return batch, [
         ClassTargets(batch.assignment, first),
-        ClassTargets(second_assignment, second, void, torch.tensor([3.0, 3.0, 3.0])),  # type: ignore[arg-type]
+        ClassTargets(second_assignment, second, ignored, torch.tensor([3.0, 3.0, 3.0])),  # type: ignore[arg-type]
     ]
 
 
@@ -372,7 +372,7 @@ def test_one_pass_for_two_charges_equals_two_passes(seed: int, block: int, monke
     monkeypatch.setattr(module, "CPU_BLOCK", block)
     batch, charges = two_charges(seed)
     apart = [
-        focal_loss(batch.logits, one.assignment, coverage=one.coverage, void=one.void, normaliser=one.normaliser)
+        focal_loss(batch.logits, one.assignment, coverage=one.coverage, ignored=one.ignored, normaliser=one.normaliser)
         for one in charges
     ]
     together = focal_losses(batch.logits, charges)
@@ -414,7 +414,7 @@ def test_a_device_without_float64_is_asked_for_none(monkeypatch: pytest.MonkeyPa
 
     def loss() -> Tensor:
         several = focal_losses(batch.logits, charges)
-        alone = focal_loss(batch.logits, batch.assignment, void=charges[1].void)
+        alone = focal_loss(batch.logits, batch.assignment, ignored=charges[1].ignored)
         return torch.stack([*several, alone, box_loss(batch.deltas, batch.anchors, batch.assignment)])
 
     wanted = loss()

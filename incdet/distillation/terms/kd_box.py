@@ -47,7 +47,7 @@ class KdBox(PlainTerm):
         """The louder teacher's deltas (N, 4) at the kept places."""
         scores, deltas = louder(answers, batch)
         wanted = (scores.amax(dim=-1) > self.score) & (batch.assignment.matched < 0)
-        shown = batch.shown(self.images)
+        shown = batch.selected_images(self.images)
         rows = Entries.of(wanted if shown is None else wanted & shown[:, None], scores=scores, deltas=deltas)
         survivors = rows.only(surviving(rows, batch.anchors, self.nms))
         return {"rows": survivors.holding(deltas=survivors["deltas"])}

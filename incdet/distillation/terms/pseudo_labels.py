@@ -55,7 +55,7 @@ class PseudoLabels(PlainTerm):
     """Detections above this share of the threshold are doubtful: neither positive nor background."""
     duplicate_iou: float = Field(0.7, ge=0, le=1)
     """A detection that overlaps an annotated box by more is that object under an old name: dropped."""
-    void_iou: float = Field(0.4, ge=0, le=1)
+    ignore_iou: float = Field(0.4, ge=0, le=1)
     """Anchors that overlap a doubtful box by at least this are ignored for its class."""
     fitted: Thresholds | None = Field(None, exclude=True)
 
@@ -93,10 +93,12 @@ class PseudoLabels(PlainTerm):
 
     def class_targets(self, targets: Any, batch: BatchTargets, total: Tensor) -> ClassTargets | None:
         """The focal loss on the channels that nobody annotated and the teacher knows."""
-        void: Entries = targets["void"]
+        ignored: Entries = targets["ignored"]
         assignment = _assignment(targets, batch)
         scale = total.clamp(min=1).expand(len(assignment.positives))
-        return ClassTargets(assignment, targets["spoken"]["channels"], (void.image, void.anchor, void["column"]), scale)
+        return ClassTargets(
+            assignment, targets["uncovered"]["channels"], (ignored.image, ignored.anchor, ignored["column"]), scale
+        )
 
     def losses(
         self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor, focal: Tensor | None
@@ -120,14 +122,14 @@ def pseudo_targets(
     Returns:
         ``positive``: places of the accepted boxes, with ``column``, ``box`` (P, 4) and ``free``, True where no
         annotated object has taken the anchor: these alone may pull a box. ``between``: anchors that are neither
-        positive nor background. ``void``: doubtful entries, with ``column``. ``spoken``: one an image, with
+        positive nor background. ``ignored``: doubtful entries, with ``column``. ``uncovered``: one an image, with
         ``channels`` (B, K), those that the teacher speaks for.
     """
     # Rounded down: a device that errs in the last digit asks the same question when a run is resumed.
     found = teacher.detections(math.floor(1000 * min(thresholds.low, default=0.0)) / 1000)
     boxes, scores, labels = (torch.cat([one[key] for one in found]) for key in ("boxes", "scores", "labels"))
     high, low = (torch.tensor(part, device=boxes.device) for part in thresholds)
-    image, channels = _owners(found, boxes.device), spoken_channels(batch.trained, len(high))
+    image, channels = _owners(found, boxes.device), uncovered_channels(batch.trained, len(high))
     truth = torch.cat([target["boxes"] for target in batch.targets])
     owner = _owners(batch.targets, boxes.device)
     usable = channels[image, labels] & (scores >= low[labels])
@@ -148,8 +150,8 @@ def pseudo_targets(
     )
     assignment = teacher.teacher.model.match(batch.anchors, accepted).compact()
     doubtful = (usable & ~sure).nonzero().squeeze(1)
-    row, place = _near(boxes[doubtful], batch.anchors, rule.void_iou)
-    void = Entries(image[doubtful[row]], place, {"column": labels[doubtful[row]]})
+    row, place = _near(boxes[doubtful], batch.anchors, rule.ignore_iou)
+    ignored = Entries(image[doubtful[row]], place, {"column": labels[doubtful[row]]})
     free = batch.untaken(assignment.image, assignment.anchor)
     everywhere = torch.arange(len(batch.targets), device=boxes.device)
     return {
@@ -159,12 +161,12 @@ def pseudo_targets(
             {"column": assignment.column, "box": assignment.boxes, "free": free},
         ),
         "between": Entries.of(assignment.matched == IGNORED),
-        "void": _without_positives(void, assignment, batch.trained.shape[1]),
-        "spoken": Entries(everywhere, torch.zeros_like(everywhere), {"channels": channels}),
+        "ignored": _without_positives(ignored, assignment, batch.trained.shape[1]),
+        "uncovered": Entries(everywhere, torch.zeros_like(everywhere), {"channels": channels}),
     }
 
 
-def spoken_channels(coverage: Tensor, columns: int) -> Tensor:
+def uncovered_channels(coverage: Tensor, columns: int) -> Tensor:
     """The channels (B, K) bool that nobody annotated and a teacher of ``columns`` classes speaks for."""
     known = torch.arange(coverage.shape[1], device=coverage.device) < columns
     return ~coverage & known
@@ -236,9 +238,9 @@ def _near(boxes: Tensor, anchors: Tensor, iou: float) -> tuple[Tensor, Tensor]:
     return torch.cat(rows), torch.cat(places)
 
 
-def _without_positives(void: Entries, assignment: Assignment, columns: int) -> Entries:
-    """The void entries that no accepted box has made positive."""
+def _without_positives(ignored: Entries, assignment: Assignment, columns: int) -> Entries:
+    """The ignored entries that no accepted box has made positive."""
     anchors = assignment.matched.shape[1]
-    keys = void.flat(anchors) * columns + void["column"]
+    keys = ignored.flat(anchors) * columns + ignored["column"]
     taken = (assignment.image * anchors + assignment.anchor) * columns + assignment.column
-    return void.only((~torch.isin(keys, taken)).nonzero().squeeze(1))
+    return ignored.only((~torch.isin(keys, taken)).nonzero().squeeze(1))

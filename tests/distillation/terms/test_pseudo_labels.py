@@ -37,8 +37,8 @@ class Labels(NamedTuple):
 
     positive: Entries
     between: Entries
-    void: Entries
-    spoken: Entries
+    ignored: Entries
+    uncovered: Entries
 
 
 def found(*entries: tuple[int, float, int]) -> dict[str, Tensor]:
@@ -83,19 +83,19 @@ def positives(labels: Labels) -> list[tuple[int, int]]:
     return list(zip(labels.positive.anchor.tolist(), labels.positive["column"].tolist(), strict=True))
 
 
-def voids(labels: Labels) -> list[tuple[int, int]]:
-    return list(zip(labels.void.anchor.tolist(), labels.void["column"].tolist(), strict=True))
+def ignored_entries(labels: Labels) -> list[tuple[int, int]]:
+    return list(zip(labels.ignored.anchor.tolist(), labels.ignored["column"].tolist(), strict=True))
 
 
 def channels(labels: Labels) -> list[list[bool]]:
-    rows: list[list[bool]] = labels.spoken["channels"].tolist()
+    rows: list[list[bool]] = labels.uncovered["channels"].tolist()
     return rows
 
 
 def test_three_zones() -> None:
     labels = label(found((0, 0.9, 0), (1, 0.45, 1), (2, 0.1, 0)))
     assert positives(labels) == [(0, 0)]
-    assert voids(labels) == [(1, 1)]
+    assert ignored_entries(labels) == [(1, 1)]
     assert labels.between.anchor.tolist() == []
     assert channels(labels) == [[True, True, False]]
 
@@ -103,19 +103,19 @@ def test_three_zones() -> None:
 @pytest.mark.parametrize(("score", "sure", "doubtful"), [(0.6, 1, 0), (0.599, 0, 1), (0.3, 0, 1), (0.299, 0, 0)])
 def test_the_borders_of_the_zones(score: float, sure: int, doubtful: int) -> None:
     labels = label(found((3, score, 1)))
-    assert (len(positives(labels)), len(voids(labels))) == (sure, doubtful)
+    assert (len(positives(labels)), len(ignored_entries(labels))) == (sure, doubtful)
 
 
 def test_every_class_has_its_own_thresholds() -> None:
     thresholds = Thresholds((0.8, 0.4), (0.5, 0.2))
     labels = label(found((0, 0.45, 0), (1, 0.45, 1), (2, 0.6, 0)), thresholds=thresholds)
-    assert positives(labels) == [(1, 1)] and voids(labels) == [(2, 0)]
+    assert positives(labels) == [(1, 1)] and ignored_entries(labels) == [(2, 0)]
 
 
 def test_an_annotated_object_under_an_old_name_is_dropped() -> None:
     truth = target([[0, 0, 10, 10]], [2])
     assert positives(label(found((0, 0.9, 0), (1, 0.9, 0)), truth)) == [(1, 0)]
-    assert voids(label(found((0, 0.5, 0), (1, 0.5, 0)), truth)) == [(1, 0)]
+    assert ignored_entries(label(found((0, 0.5, 0), (1, 0.5, 0)), truth)) == [(1, 0)]
 
 
 def test_how_much_overlap_makes_a_duplicate() -> None:
@@ -128,7 +128,7 @@ def test_how_much_overlap_makes_a_duplicate() -> None:
 def test_annotated_channels_are_never_labelled() -> None:
     truth = target(coverage=[True, False, True])
     labels = label(found((0, 0.9, 0), (1, 0.4, 0), (2, 0.9, 1)), truth)
-    assert positives(labels) == [(2, 1)] and voids(labels) == []
+    assert positives(labels) == [(2, 1)] and ignored_entries(labels) == []
     assert channels(labels) == [[False, True, False]]
     assert truth["coverage"].tolist() == [True, False, True]  # the caller's mask is left as it is
 
@@ -139,13 +139,13 @@ def test_columns_the_teacher_lacks_are_not_spoken_for() -> None:
 
 def test_a_fully_annotated_image_gets_no_label_at_all() -> None:
     labels = label(found((0, 0.9, 0), (1, 0.4, 1)), target(coverage=[True] * 3))
-    assert positives(labels) == [] and voids(labels) == [] and channels(labels) == [[False] * 3]
+    assert positives(labels) == [] and ignored_entries(labels) == [] and channels(labels) == [[False] * 3]
 
 
-def test_what_an_accepted_box_made_positive_is_not_void() -> None:
+def test_what_an_accepted_box_made_positive_is_not_ignored() -> None:
     labels = label(found((0, 0.9, 0), (0, 0.4, 0), (0, 0.4, 1)))
     assert positives(labels) == [(0, 0)]
-    assert voids(labels) == [(0, 1)]  # the doubt about class 1 on the same anchor stands
+    assert ignored_entries(labels) == [(0, 1)]  # the doubt about class 1 on the same anchor stands
 
 
 def test_doubt_reaches_as_far_as_the_overlap_says() -> None:
@@ -154,8 +154,8 @@ def test_doubt_reaches_as_far_as_the_overlap_says() -> None:
         "scores": torch.tensor([0.4]),
         "labels": torch.tensor([0]),
     }  # IoU 0.5 with anchor 0
-    assert voids(label(between)) == [(0, 0)]
-    assert voids(label(between, void_iou=0.6)) == []
+    assert ignored_entries(label(between)) == [(0, 0)]
+    assert ignored_entries(label(between, ignore_iou=0.6)) == []
 
 
 def test_ignored_objects_stay_ignored_for_the_pseudo_channels() -> None:
@@ -166,8 +166,8 @@ def test_ignored_objects_stay_ignored_for_the_pseudo_channels() -> None:
 
 def test_images_do_not_mix() -> None:
     labels = spoken([found(), found((4, 0.9, 1), (5, 0.4, 0)), found()], batch_targets([target()] * 3, HEADS, ANCHORS))
-    assert labels.positive.image.tolist() == [1] and labels.void.image.tolist() == [1]
-    assert positives(labels) == [(4, 1)] and voids(labels) == [(5, 0)]
+    assert labels.positive.image.tolist() == [1] and labels.ignored.image.tolist() == [1]
+    assert positives(labels) == [(4, 1)] and ignored_entries(labels) == [(5, 0)]
 
 
 def test_a_teacher_with_more_classes_than_were_fitted_uses_the_mean_threshold_for_them() -> None:
@@ -176,7 +176,11 @@ def test_a_teacher_with_more_classes_than_were_fitted_uses_the_mean_threshold_fo
     term = PseudoLabels(fitted=Thresholds((0.6, 0.4), (0.3, 0.2)))
     kept: Any = term.targets(told([found((0, 0.55, 2), (1, 0.45, 2))], 6, 3), batch)
     labels = Labels(**kept)
-    assert positives(labels) == [(0, 2)] and voids(labels) == [(1, 2)] and channels(labels) == [[False, False, True]]
+    assert (
+        positives(labels) == [(0, 2)]
+        and ignored_entries(labels) == [(1, 2)]
+        and channels(labels) == [[False, False, True]]
+    )
 
 
 def test_labels_cannot_be_told_before_the_thresholds_are_fitted() -> None:
@@ -311,7 +315,7 @@ def label_by_image(
     channels = ~batch.coverage
     channels[:, 2:] = False
     high, low = (torch.tensor(part) for part in THRESHOLDS)
-    accepted, voids = [], []
+    accepted, ignored_entries = [], []
     for number, (one, truth) in enumerate(zip(detections, batch.targets, strict=True)):
         boxes, scores, labels = one["boxes"], one["scores"], one["labels"]
         usable = channels[number, labels] & (scores >= low[labels])
@@ -328,8 +332,10 @@ def label_by_image(
         )
         doubtful = usable & ~sure
         row, anchor = (box_iou(boxes[doubtful], batch.anchors) >= 0.4).nonzero(as_tuple=True)
-        voids += [(number, a, int(c)) for a, c in zip(anchor.tolist(), labels[doubtful][row].tolist(), strict=True)]
-    return accepted, voids
+        ignored_entries += [
+            (number, a, int(c)) for a, c in zip(anchor.tolist(), labels[doubtful][row].tolist(), strict=True)
+        ]
+    return accepted, ignored_entries
 
 
 def random_batch(seed: int, images: int = 5) -> tuple[list[dict[str, Tensor]], BatchTargets]:
@@ -354,7 +360,7 @@ def random_batch(seed: int, images: int = 5) -> tuple[list[dict[str, Tensor]], B
 def test_a_batch_at_once_equals_image_by_image(seed: int) -> None:
     detections, batch = random_batch(seed)
     labels = spoken(detections, batch)
-    accepted, voids = label_by_image(detections, batch)
+    accepted, ignored_entries = label_by_image(detections, batch)
     expected = assign(accepted, batch.anchors)
     for mine, name in ((labels.positive.image, "image"), (labels.positive.anchor, "anchor")):
         assert torch.equal(mine, getattr(expected, name))
@@ -366,12 +372,12 @@ def test_a_batch_at_once_equals_image_by_image(seed: int) -> None:
     taken = batch.assignment.matched[expected.image, expected.anchor] >= 0
     assert torch.equal(labels.positive["free"], ~taken)
     positive = set(zip(*(part.tolist() for part in (expected.image, expected.anchor, expected.column)), strict=True))
-    assert all_voids(labels) == sorted(entry for entry in voids if entry not in positive)
-    assert (labels.void.image.diff() >= 0).all()  # entries lie image by image
+    assert all_ignored(labels) == sorted(entry for entry in ignored_entries if entry not in positive)
+    assert (labels.ignored.image.diff() >= 0).all()  # entries lie image by image
 
 
-def all_voids(labels: Labels) -> list[tuple[int, ...]]:
-    parts = (labels.void.image, labels.void.anchor, labels.void["column"])
+def all_ignored(labels: Labels) -> list[tuple[int, ...]]:
+    parts = (labels.ignored.image, labels.ignored.anchor, labels.ignored["column"])
     return sorted(zip(*(part.tolist() for part in parts), strict=True))
 
 
@@ -379,7 +385,7 @@ def test_overlaps_are_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> Non
     detections, batch = random_batch(3, images=15)
     whole = spoken(detections, batch)
     monkeypatch.setattr(pseudo_labels, "CPU_PAIRS", 80)  # two boxes at once
-    assert whole.void.image.numel() > 2 and all_voids(spoken(detections, batch)) == all_voids(whole)
+    assert whole.ignored.image.numel() > 2 and all_ignored(spoken(detections, batch)) == all_ignored(whole)
 
 
 def test_more_images_take_no_more_operations(monkeypatch: pytest.MonkeyPatch) -> None:
