@@ -12,7 +12,7 @@ import numpy as np
 from incdet.data.formats.coco_checks import COVERED, NEGATIVE, PARTIAL, CocoContent, CocoImage
 from incdet.data.formats.coco_layout import CocoPart
 from incdet.data.formats.jsonfile import load_json
-from incdet.data.formats.values import LARGEST_ID
+from incdet.data.formats.values import LARGEST_ID, is_id
 from incdet.data.records import FaultyData, LabelledSet, Record
 from incdet.errors import Finding, errors_of
 from incdet.files import write_json
@@ -134,18 +134,21 @@ def _coverage(image: CocoImage, names: Mapping[Hashable, str], every: frozenset[
     it calls negative, which are absent (Gupta et al. 2019, section 3).
     """
     entry = image.entry
-    if COVERED in entry:
-        return frozenset(names[number] for number in entry[COVERED])
-    if NEGATIVE not in entry and PARTIAL not in entry:
+    told = {
+        key: {names[number] for number in entry[key] if is_id(number) and number in names}
+        for key in (COVERED, NEGATIVE, PARTIAL)
+        if isinstance(entry.get(key), list)
+    }
+    if COVERED in told:
+        return frozenset(told[COVERED])
+    if not told:
         return every
-    negative, partial = ({names[number] for number in entry.get(key, [])} for key in (NEGATIVE, PARTIAL))
+    negative, partial = told.get(NEGATIVE, set()), told.get(PARTIAL, set())
     return frozenset(negative.union(image.names) - partial)
 
 
 def _drop_partial(image: CocoImage, coverage: frozenset[str]) -> int:
     """Takes the boxes of categories away that LVIS calls not exhaustive there; how many they were."""
-    if PARTIAL not in image.entry or COVERED in image.entry:
-        return 0
     rows = [row for row, name in enumerate(image.names) if name in coverage]
     dropped = len(image.names) - len(rows)
     image.boxes, image.ignore = [image.boxes[row] for row in rows], [image.ignore[row] for row in rows]

@@ -189,7 +189,7 @@ class CocoContent:
             name = self._name_of(item, entry.get("category_id"))
             image = self._image_of(item, entry.get("image_id"))
             ignore = self._flags_of(item, entry)
-            if image is None:
+            if image is None or not self._is_covered(item, entry.get("category_id"), image):
                 continue
             box = numbers(entry.get("bbox"), 4)
             if box is None:
@@ -206,6 +206,14 @@ class CocoContent:
         problem = f"has the label {shown(number)} without a category"
         self._report(item, problem, f"add the category or correct the label; known: {known}")
         return ""
+
+    def _is_covered(self, item: str, number: Any, image: CocoImage) -> bool:
+        covered = image.entry.get(COVERED)
+        if not isinstance(covered, list) or number in covered:
+            return True
+        problem = f"has the label {shown(number)}, which image {shown(image.source_id)} does not list as covered"
+        self._report(item, problem, f"add it to {COVERED} of the image, or remove the annotation")
+        return False
 
     def _image_of(self, item: str, number: Any) -> CocoImage | None:
         image = self.images.get(number) if is_id(number) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Draft:
 
     def require_picture(self) -> bool:
         """Whether the picture is there; reports it if not."""
-        if self.image.is_file():
+        if os.path.isfile(self.image):
             return True
         fix = f"put it there, or give --images with its folder; {shown(self.file.name)} calls it so"
         self.report("picture", f"{shown(str(self.image))} does not exist", fix)
@@ -134,7 +135,7 @@ def _sound(drafts: Sequence[Draft], names: Sequence[str]) -> list[Draft]:
     """The images whose picture and size are known, with their objects of known classes."""
     kept = []
     for one in drafts:
-        if all(one.size) and one.image.is_file():
+        if all(one.size) and os.path.isfile(one.image):
             covered = one.covered if one.covered is None else one.covered & frozenset(names)
             known = frozenset(names) if covered is None else covered
             rows = [row for row, name in enumerate(one.names) if name in known]

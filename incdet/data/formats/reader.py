@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +48,8 @@ class Annotations:
         )
         origin = f"{self.path}: {self.format}" + (f", split {split}{others}" if split else "")
         try:
-            return replace(self._read(split), origin=origin)
+            with _readable(self.path):
+                return replace(self._read(split), origin=origin)
         except FaultyData as faulty:
             rest = faulty.rest
             raise FaultyData(faulty.findings, lambda: replace(rest(), origin=origin)) from None
@@ -105,13 +108,27 @@ def recognise(path: Path, images: Path | None = None, exif: Exif = "auto") -> An
     """
     path = Path(path)
     images = None if images is None else Path(images)
-    for name, find in _FORMATS.items():
-        if found := find(path, images, exif):
-            return Annotations(path, name, tuple(found), lambda split: found[split]())
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(Finding(str(path), "file", "does not exist", f"give the annotations; {neighbours(path)}"))
+    if images is not None and not os.path.isdir(images):
+        fix = f"give the image folder; {neighbours(images)}"
+        raise InputError(Finding(str(images), "folder", "does not exist", fix))
+    with _readable(path):
+        for name, find in _FORMATS.items():
+            if found := find(path, images, exif):
+                return Annotations(path, name, tuple(found), lambda split: found[split]())
     fix = "give COCO JSON, VOC XML, YOLO (data.yaml and .txt), Labelme JSON, or a .csv of boxes, or a folder of them"
     raise InputError(Finding(str(path), "folder" if path.is_dir() else "file", "holds no annotations", fix))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Says which folder or file may not be read."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise InputError(Finding(str(error.filename or path), "file", problem, "change its permissions")) from None
 
 
 Readers = Mapping[str, Callable[[], LabelledSet]]

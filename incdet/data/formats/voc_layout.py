@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -118,6 +119,6 @@ def _one_folder(folder: Path) -> Path | None:
 def _stem(line: str, folder: Path) -> str:
     """The name that a line of a list means: the line, its first word (the rest says whether a class is there)."""
     line = line.strip()
-    name = line if " " in line and (folder / f"{line}.xml").is_file() else re.split(r"\s", line, maxsplit=1)[0]
+    name = line if " " in line and os.path.isfile(folder / f"{line}.xml") else re.split(r"\s", line, maxsplit=1)[0]
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     return name.rsplit(".", 1)[0] if is_picture(name) or name.endswith(".xml") else name

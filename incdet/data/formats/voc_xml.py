@@ -6,6 +6,7 @@ in the pixel edges of a record, and a devkit box can never leave its image.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from incdet.data.formats.pictures import PicturesByStem
 from incdet.data.formats.values import parse_flag, parse_side
 from incdet.data.formats.xmlfile import load_xml
 from incdet.data.records import Exif
-from incdet.errors import Finding, InputError, shown
+from incdet.errors import InputError, shown
 from incdet.vocab import clean_name, name_problem
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -25,13 +26,13 @@ def parse_voc(xml: Path, pictures: PicturesByStem, exif: Exif = "auto") -> Draft
     missing = pictures.folders[0] / f"{xml.stem}.jpg"
     one = Draft(xml, pictures.find(xml.stem) or missing)
     tree = None
-    try:
-        tree = load_xml(xml)
-    except InputError as error:
-        gone = "restore the annotation or take the image off the list"
-        one.findings = [
-            f if f.problem != "does not exist" else Finding(f.file, f.item, f.problem, gone) for f in error.findings
-        ]
+    if not os.path.exists(xml):
+        one.report("file", "does not exist", "restore the annotation or take the image off the list")
+    else:
+        try:
+            tree = load_xml(xml)
+        except InputError as error:
+            one.findings += error.findings
     if tree is not None:
         one.image = pictures.find(xml.stem, tree.findtext("filename", "")) or missing
     one.require_picture()

@@ -39,7 +39,7 @@ def read_part(part: YoloPart, names: YoloNames, exif: Exif = "auto") -> Labelled
         InputError: With every fault of all files, or if no picture has a label file.
     """
     drafts = [_draft(picture, label, names, exif) for picture, label in part.pairs()]
-    if not any(draft.file.is_file() for draft in drafts):
+    if not any(os.path.isfile(draft.file) for draft in drafts):
         first = f", for example {drafts[0].file}" if drafts else ""
         problem = f"no picture of {shown(str(part.pictures[0]))} has a label file{first}"
         raise InputError(Finding(str(part.file), "labels", problem, "put the .txt files into a folder `labels`"))

@@ -55,7 +55,7 @@ class YoloPart:
         if places:
             parts[places[-1]] = "labels"
         beside, apart = picture.with_suffix(".txt"), Path(*parts).with_suffix(".txt")
-        return beside if not apart.exists() and beside.exists() else apart
+        return beside if not os.path.exists(apart) and os.path.exists(beside) else apart
 
 
 def yaml_file(path: Path) -> Path | None:
