@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from incdet.data.datasets import Source
 from incdet.data.records import Record
-from incdet.data.sources import Source
 from incdet.errors import Finding, InputError
 from incdet.files import reading, write_json
 

@@ -17,11 +17,11 @@ from incdet.app.run_folder import CONFIG, RunFolder, difference
 from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.app.unused import refuse_unused
 from incdet.config import Config, Extension, load_config, parse_config
+from incdet.data.datasets import Source
 from incdet.data.leaks import find_leaks, leak_warnings
 from incdet.data.protocols import Protocol
 from incdet.data.records import Exif, LabelledSet
 from incdet.data.resize import Geometry
-from incdet.data.sources import Source
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
@@ -31,7 +31,7 @@ from incdet.methods.registry import frozen_settings, get_method
 from incdet.network.importing import load_detector
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.increment import choose_exemplars
-from incdet.vocab import Vocabulary, look_alike_warnings
+from incdet.vocab import Vocabulary, clean_name, look_alike_warnings
 
 _ELSEWHERE = {
     "base": "the detector is that of --checkpoint",
@@ -221,7 +221,7 @@ def new_classes(
 def chosen_classes(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """The classes that ``words`` mean: one of ``names`` itself, or else a list written with commas."""
     parts = [[word] if word in names else word.split(",") for word in words]
-    stripped = [name.strip() for part in parts for name in part]
+    stripped = [clean_name(name) for part in parts for name in part]
     return tuple(dict.fromkeys(name for name in stripped if name))
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import incdet
 from incdet.config import Config
+from incdet.data.datasets import Source
 from incdet.data.records import Record
-from incdet.data.sources import Source
 
 
 def facts(config: Config, source: Source, device: str) -> dict[str, Any]:

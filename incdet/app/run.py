@@ -19,9 +19,9 @@ from incdet.app.progress import Display
 from incdet.app.run_folder import CONFIG, RunFolder, claim, difference, drop_states, refuse_other_run
 from incdet.app.run_manifest import RunManifest
 from incdet.config import Config
+from incdet.data.datasets import Source
 from incdet.data.protocols import Protocol, step_view
 from incdet.data.records import Record
-from incdet.data.sources import Source
 from incdet.errors import Finding, InputError
 from incdet.evaluation.detections import Detections, detect
 from incdet.evaluation.match_file import load_matches, save_matches

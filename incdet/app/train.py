@@ -13,6 +13,7 @@ from incdet.app.run import Run
 from incdet.app.run_folder import RunFolder
 from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.config import Config
+from incdet.data.datasets import Source, open_source
 from incdet.data.protocols import (
     Protocol,
     check_protocol,
@@ -22,7 +23,6 @@ from incdet.data.protocols import (
     step_view,
     subset,
 )
-from incdet.data.sources import Source, open_source
 from incdet.errors import InputError
 from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory

@@ -30,12 +30,14 @@ def _exclusive(section: _SectionT, first: str, second: str) -> _SectionT:
 
 
 class Split(Section):
-    """One annotation file in COCO format and the folder of its images, relative to ``data.root``."""
+    """Annotations of one side and the folder of their images, relative to ``data.root``."""
 
     annotations: Path
-    """COCO JSON file."""
-    images: Path
-    """Folder that holds the images the file names."""
+    """A COCO file, or with format auto whatever `incdet check --data` takes."""
+    images: Path | None = None
+    """Folder of the images; null finds them near the annotations."""
+    split: str | None = None
+    """Which split of the annotations; null takes the one for training or for testing."""
 
 
 class Limit(Section):
@@ -50,14 +52,14 @@ class Limit(Section):
 class Data(Section):
     """Where images and annotations come from."""
 
-    format: Literal["shapes", "coco", "voc"] = "shapes"
-    """`shapes` is drawn on the spot, `coco` is a JSON file and an image folder, `voc` a devkit of XML files."""
+    format: Literal["shapes", "coco", "voc", "auto"] = "shapes"
+    """`shapes` is drawn on the spot, `coco` is a file for each side, `voc` a devkit, `auto` recognises any kind."""
     root: Path = Path("runs/data")
     """Folder of the data. Left out: a folder under OUTPUT/data for shapes, else INCDET_DATA of the environment."""
     train: Split | None = None
-    """Training split (coco)."""
+    """Training annotations (coco, auto); with auto null takes the training split in `root`."""
     test: Split | None = None
-    """Test split (coco)."""
+    """Test annotations (coco, auto); with auto null takes the test split in `root`."""
     train_splits: tuple[str, ...] = ("2007_trainval",)
     """Training splits as YEAR_SPLIT (voc)."""
     test_splits: tuple[str, ...] = ("2007_test",)
@@ -81,18 +83,18 @@ class Data(Section):
     def of_other_formats(cls, chosen: str) -> dict[str, str]:
         """Dotted keys that only other formats than ``chosen`` have a use for, and what they are for."""
         keys = {
-            "coco": ("train", "test"),
-            "voc": ("train_splits", "test_splits"),
-            "shapes": ("train_images", "test_images", "image_size"),
+            ("coco", "auto"): ("train", "test"),
+            ("voc",): ("train_splits", "test_splits"),
+            ("shapes",): ("train_images", "test_images", "image_size"),
         }
         fix = "it is for data.format={}, this is {}"
-        return {f"data.{key}": fix.format(own, chosen) for own in keys if own != chosen for key in keys[own]}
+        return {f"data.{key}": fix.format(own[0], chosen) for own in keys if chosen not in own for key in keys[own]}
 
     @model_validator(mode="after")
     def _coco_names_its_files(self) -> Data:
         missing = [name for name in ("train", "test") if getattr(self, name) is None]
         if self.format == "coco" and missing:
-            raise ValueError(f"format coco needs data.{missing[0]} with `annotations` and `images`")
+            raise ValueError(f"format coco needs data.{missing[0]} with `annotations`")
         return self
 
 

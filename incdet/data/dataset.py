@@ -23,7 +23,7 @@ from incdet.data.inspection import inspect_picture, quiet
 from incdet.data.packing import Batch, PackedLoader, Target, pack
 from incdet.data.records import Boxes, Record
 from incdet.data.resize import Geometry, Image, Planes, resize, resize_boxes, to_planes
-from incdet.errors import Finding, InputError
+from incdet.errors import Finding, InputError, shown
 from incdet.vocab import Vocabulary
 
 Key = tuple[int, int]
@@ -42,13 +42,13 @@ def read_image(record: Record) -> Image:
         decoded = cv2.imread(str(record.image), stored)
     if decoded is None:
         problem = "cannot be decoded" if Path(record.image).is_file() else "does not exist"
-        raise InputError(Finding(str(record.image), f"image {record.image_id}", problem, "restore the picture"))
+        raise InputError(Finding(str(record.image), f"image {shown(record.source_id)}", problem, "restore the picture"))
     height, width = decoded.shape[:2]
     if (height, width) != (record.height, record.width):
         raise InputError(
             Finding(
                 str(record.image),
-                f"image {record.image_id}",
+                f"image {shown(record.source_id)}",
                 f"is {width} x {height}, its annotation says {record.width} x {record.height}",
                 "correct the annotation or restore the picture",
             )

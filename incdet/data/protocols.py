@@ -15,7 +15,7 @@ import numpy as np
 
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError, suggest
-from incdet.vocab import Vocabulary
+from incdet.vocab import Vocabulary, clean_name
 
 IMAGE_RULES = ("overlap", "partition", "all")
 LABEL_RULES = ("hide", "use", "keep")
@@ -156,7 +156,7 @@ def class_order(spec: str | Sequence[str], names: Sequence[str], source_ids: Map
     """
     by_id = sorted(names, key=lambda name: source_ids[name])
     if not isinstance(spec, str):
-        return _known(tuple(spec), names, "class order")
+        return _known(spec, names, "class order")
     if spec == "alphabetical":
         return tuple(sorted(names))
     if spec == "id":
@@ -166,7 +166,7 @@ def class_order(spec: str | Sequence[str], names: Sequence[str], source_ids: Map
     path = Path(spec)
     if path.is_file():
         lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return _known(tuple(line for line in lines if line), names, str(path))
+        return _known([line for line in lines if line], names, str(path))
     raise InputError(
         Finding(
             "protocol",
@@ -189,7 +189,7 @@ def parse_steps(spec: str | Sequence[Sequence[str]], order: Sequence[str]) -> tu
         InputError: The text cannot be read, the sizes do not add up, or a name is unknown or stands twice.
     """
     if not isinstance(spec, str):
-        _known(tuple(name for step in spec for name in step), order, "protocol")
+        _known([name for step in spec for name in step], order, "protocol")
         return Vocabulary(tuple(tuple(step) for step in spec)).steps
     sizes: list[int] = []
     for part in spec.replace(" ", "").split("+"):
@@ -332,7 +332,9 @@ def _unknown(wanted: Iterable[str], names: Sequence[str], where: str) -> list[Fi
     ]
 
 
-def _known(wanted: tuple[str, ...], names: Sequence[str], where: str) -> tuple[str, ...]:
+def _known(words: Sequence[str], names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names that ``words`` write, each once and in the data."""
+    wanted = tuple(clean_name(word) for word in words)
     findings = _unknown(wanted, names, where)
     twice = sorted({name for name in wanted if wanted.count(name) > 1})
     findings += [Finding(where, f"class {name!r}", "stands twice", "name it once") for name in twice]

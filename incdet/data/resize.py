@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from incdet.config.architecture import Architecture
 from incdet.data.records import Boxes, Record
-from incdet.errors import Finding, InputError
+from incdet.errors import Finding, InputError, shown
 from incdet.ops.sizes import resized_shape
 
 Image = NDArray[np.uint8]
@@ -55,7 +55,9 @@ class Geometry:
             return resized_shape(record.height, record.width, self.min_size, self.max_size, self.fixed_size)
         except InputError as error:
             found = error.findings[0]
-            raise InputError(Finding(str(record.image), f"image {record.image_id}", found.problem, found.fix)) from None
+            raise InputError(
+                Finding(str(record.image), f"image {shown(record.source_id)}", found.problem, found.fix)
+            ) from None
 
 
 def resize(image: Image, shape: tuple[int, int]) -> Image:

@@ -120,7 +120,7 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
         ("model: {image_std: [1, 1, 0]}", "key model.image_std: is 0"),
         ("model: {detections: 5, detections_per_img: 5}", "key model.detections: is the older name of"),
         ("data: {format: coco, root: x}", "format coco needs data.train"),
-        ("data: {format: coco, root: x, train: {annotations: a}}", "key data.train.images: is missing"),
+        ("data: {format: coco, root: x, train: {images: a}}", "key data.train.annotations: is missing"),
         ("data: {format: voc}", "INCDET_DATA is not set"),
         ("base: ${NOWHERE_SET}/x", "key base: uses ${NOWHERE_SET}, which is not set -> export NOWHERE_SET"),
         ("output: ${data.rot}/x\ndata: {root: y}", "uses ${data.rot}"),

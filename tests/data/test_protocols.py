@@ -285,3 +285,9 @@ def test_labels_of_earlier_classes_are_hidden_used_or_keep_their_images(rule: st
 def test_an_unknown_rule_for_labels_is_refused() -> None:
     with pytest.raises(InputError, match="old_labels.*did you mean 'keep'"):
         replace(two_steps(), old_labels="kep")
+
+
+def test_names_are_meant_however_they_are_composed() -> None:
+    names, ids = ("caf\u00e9", "bus"), {"caf\u00e9": 1, "bus": 2}
+    assert class_order(["cafe\u0301 ", "bus"], names, ids) == names
+    assert parse_steps([["cafe\u0301"], [" bus"]], names) == (("caf\u00e9",), ("bus",))

@@ -1,4 +1,4 @@
-"""Where a run's records come from: the shapes data set, COCO files or a VOC devkit, as the configuration says."""
+"""Where a run's records come from: the shapes data set or annotation files, as the configuration says."""
 
 from __future__ import annotations
 
@@ -66,5 +66,6 @@ def _places(config: Config, purpose: Purpose) -> list[tuple[Path, Path | None, s
     if data.format == "voc":
         return [(root, None, split) for split in (data.train_splits if purpose == "train" else data.test_splits)]
     files = data.train if purpose == "train" else data.test
-    assert files is not None, "the configuration refuses COCO data without both splits"
-    return [(root / files.annotations, root / files.images, None)]
+    if files is None:
+        return [(root, None, None)]
+    return [(root / files.annotations, None if files.images is None else root / files.images, files.split)]

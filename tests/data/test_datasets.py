@@ -11,9 +11,10 @@ import pytest
 from helpers import tiny_settings
 
 from incdet.config import Config
+from incdet.data.datasets import open_source
 from incdet.data.formats import read_coco, write_voc
+from incdet.data.formats.convert import Format, convert
 from incdet.data.shapes import CLASSES
-from incdet.data.sources import open_source
 from incdet.errors import InputError
 
 
@@ -132,3 +133,25 @@ def test_the_answer_about_the_cameras_turn_reaches_the_records(make_coco: Callab
     own = make_coco()
     source = open_source(coco_settings(own, own, tmp_path, exif="ignore"))
     assert {record.exif for record in [*source.train, *source.test]} == {"ignore"}
+
+
+@pytest.mark.parametrize("target", ["coco", "voc", "yolo", "labelme", "csv"])
+def test_a_folder_of_any_format_is_recognised(make_coco: Callable[..., Any], tmp_path: Path, target: Format) -> None:
+    for split, count in (("train", 4), ("test", 2)):
+        own = make_coco(folder=f"source/{split}", images=count)
+        own.annotations.rename(own.annotations.with_name("_annotations.coco.json"))
+    convert(tmp_path / "source", target, tmp_path / "data")
+    source = open_source(tiny_settings(tmp_path / "run", data={"format": "auto", "root": str(tmp_path / "data")}))
+    assert (len(source.train), len(source.test), source.names) == (4, 2, ("cat", "dog"))
+
+
+def test_each_side_may_name_its_own_annotations_and_split(make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    own = make_coco(folder="a")
+    convert(make_coco(folder="b", images=2).annotations, "voc", tmp_path / "b_voc")
+    train = {"annotations": str(own.annotations)}
+    test = {"annotations": str(tmp_path / "b_voc"), "split": "default"}
+    data = {"format": "auto", "root": str(tmp_path), "train": train, "test": test}
+    source = open_source(tiny_settings(tmp_path / "run", data=data))
+    assert (len(source.train), len(source.test)) == (4, 2)
+    with pytest.raises(InputError, match="there is no 'val'"):
+        open_source(tiny_settings(tmp_path / "run", data={**data, "test": {**test, "split": "val"}}))
