@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from incdet.app.annotations import read_annotations
+from incdet.app.annotations import picture_progress
+from incdet.data.formats.reader import open_annotations
 from incdet.data.records import Exif
 from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError
@@ -57,9 +58,11 @@ def evaluate(
         require_output(output)
     place = device_named(device)
     model = load_detector(path, arch, known_classes)
-    data = read_annotations(
-        annotations, images, split, purpose="test", exif=exif, geometry=Geometry.smallest(model.architecture)
-    )
+    geometry = Geometry.smallest(model.architecture)
+    with picture_progress() as progress:
+        data = open_annotations(
+            annotations, images, split, purpose="test", exif=exif, geometry=geometry, progress=progress
+        )
     shared = [name for name in model.vocab.names if name in data.names]
     if not shared:
         raise InputError(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from incdet.app.annotations import read_annotations
+from incdet.app.annotations import picture_progress
 from incdet.app.detector import describe
 from incdet.app.origin import run_of
 from incdet.app.progress import Display
@@ -18,6 +18,7 @@ from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.app.unused import refuse_unused
 from incdet.config import Config, Extension, load_config, parse_config
 from incdet.data.datasets import Source
+from incdet.data.formats.reader import open_annotations
 from incdet.data.leaks import find_leaks, leak_warnings
 from incdet.data.protocols import Protocol
 from incdet.data.records import Exif, LabelledSet
@@ -175,12 +176,13 @@ class _Given(NamedTuple):
 
     @classmethod
     def read(cls, one: Extension, geometry: Geometry | None) -> _Given:
-        opened = partial(read_annotations, exif=one.exif, geometry=geometry)
-        own, old, test = opened(one.annotations, one.images, one.split), None, None
-        if one.old_annotations is not None:
-            old = opened(one.old_annotations, one.old_images, one.old_split)
-        if one.test_annotations is not None:
-            test = opened(one.test_annotations, one.test_images, one.test_split, purpose="test")
+        with picture_progress() as progress:
+            opened = partial(open_annotations, exif=one.exif, geometry=geometry, progress=progress)
+            own, old, test = opened(one.annotations, one.images, one.split), None, None
+            if one.old_annotations is not None:
+                old = opened(one.old_annotations, one.old_images, one.old_split)
+            if one.test_annotations is not None:
+                test = opened(one.test_annotations, one.test_images, one.test_split, purpose="test")
         return cls(own, old, test)
 
     def warnings(self, one: Extension, known: Vocabulary) -> tuple[Finding, ...]:

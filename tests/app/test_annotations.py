@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import pytest
 
-from incdet.app.annotations import read_annotations
+from incdet.app.annotations import FEW, picture_progress
 
 
-def test_annotations_are_a_coco_file_or_a_folder(make_coco: Callable[..., Any], voc_folder: Path) -> None:
-    own = make_coco(folder="again")
-    coco, voc = read_annotations(own.annotations, own.images), read_annotations(voc_folder, None)
-    assert coco.names == voc.names == ("cat", "dog") and len(coco) == len(voc) == 4
-    assert [one.names for one in coco.records] == [one.names for one in voc.records]
+@pytest.mark.parametrize(("total", "said"), [(FEW, ""), (FEW + 1, f"looking at pictures: {FEW + 1}/{FEW + 1}")])
+def test_progress_is_shown_on_stderr_when_it_takes_a_while(
+    capsys: pytest.CaptureFixture[str], total: int, said: str
+) -> None:
+    with picture_progress() as progress:
+        progress(16, total)
+        progress(total, total)
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(said) and bool(printed.err) == bool(said)
