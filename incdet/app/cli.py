@@ -27,6 +27,7 @@ from incdet.app.verbs import (
     keys,
     methods,
     predict,
+    replay,
     report,
     train,
 )
@@ -44,6 +45,7 @@ VERBS: dict[str, Verb] = {
         check,
         convert,
         report,
+        replay,
         compare,
         methods,
         keys,

@@ -224,6 +224,7 @@ class Run:
     def begin(self, name: str) -> None:
         """Says in the log and before the progress bar whose training comes next."""
         self.display.prefix = name
+        self.engine.owner = f"{self.manifest.identity} {name}"
         self.engine.log.write("method", method=name)
 
     def detect(self, model: IncrementalRetinaNet, records: Sequence[Record], phase: str) -> dict[int, Detections]:

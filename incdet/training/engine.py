@@ -59,6 +59,9 @@ class Engine:
         settings: Section ``engine`` of the configuration.
         log: Receives a line every ``log_every`` optimiser steps.
         progress: Told after every optimiser step.
+
+    Attributes:
+        owner: Whose training it is, for the states it leaves; may be set between two phases.
     """
 
     def __init__(self, settings: EngineConfig, log: RunLog, progress: Progress | None = None) -> None:
@@ -67,6 +70,7 @@ class Engine:
         self.settings = settings
         self.log = log
         self.progress = progress
+        self.owner = ""
 
     @cached_property
     def images(self) -> ImageCache:
@@ -134,7 +138,7 @@ class Engine:
         """
         self._place(model)
         step = self._step(model, criterion, schedule, canvas)
-        progress = PhaseState(model, step.optimizer, step.scaler, state)
+        progress = PhaseState(model, step.optimizer, step.scaler, state, f"{self.owner} {phase}".strip())
         check = self._check(model, criterion, schedule, step, state)
         done = progress.restore(self.device)
         stream = iter(batches(done))

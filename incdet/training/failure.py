@@ -192,7 +192,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as fault:  # torch raises whatever its parts do
-        raise _refused(path, f"cannot be read ({fault})", "it is cut off or no file of incdet") from fault
+        raise _refused(
+            path, f"cannot be read ({str(fault).partition('. ')[0]})", "it is cut off or no file of incdet"
+        ) from fault
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise _refused(path, "is no failed step of this incdet", "give the nonfinite.pt that a failed run names")
     return values

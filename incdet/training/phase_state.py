@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,32 @@ from incdet.files import replacing
 
 
 class PhaseState:
-    """Weights, optimiser, loss scale, random state and the number of steps done, in one file.
+    """Weights, optimiser, loss scale, random state and the number of steps done, in one file with its digest.
 
     Args:
         model: The student.
         optimizer: Its optimiser.
         scaler: The loss scaler, where there is one.
         path: The file; None keeps nothing.
+        owner: Whose training it is; a file of another owner is refused. Empty for nobody's in particular.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None, path: Path | None
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None, path: Path | None, owner: str = ""
     ) -> None:
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
         if scaler is not None:
             self._parts["scaler"] = scaler
-        self._path = path
+        self._path, self._owner = path, owner
 
     def store(self, done: int, random: Tensor) -> None:
         """Writes the file whole or not at all."""
         if self._path is None:
             return
-        values = {name: part.state_dict() for name, part in self._parts.items()}
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        values = {**parts, "done": done, "rng": random, "owner": self._owner}
         with replacing(self._path) as draft, draft.open("wb") as handle:
-            torch.save({**values, "done": done, "rng": random}, handle)
+            torch.save({**values, "digest": _digest(values)}, handle)
 
     def restore(self, device: torch.device) -> int:
         """Loads the file, if there is one; returns the optimiser steps it had done.
@@ -48,8 +51,13 @@ class PhaseState:
             return 0
         try:
             values = torch.load(self._path, map_location=device, weights_only=True)
+            if values.pop("digest", None) not in (None, _digest(values)):
+                raise ValueError("its content was changed or damaged")
+            if "" not in (self._owner, owner := values.get("owner", "")) and owner != self._owner:
+                raise ValueError("it is of another training")
             for name, part in self._parts.items():
-                part.load_state_dict(values[name])
+                if name != "scaler" or name in values:  # precision may have been changed since
+                    part.load_state_dict(values[name])
             torch.set_rng_state(values["rng"].cpu())
             return int(values["done"])
         except Exception as fault:  # torch raises whatever its parts do
@@ -57,7 +65,23 @@ class PhaseState:
                 Finding(
                     str(self._path),
                     "state of a phase",
-                    f"cannot be taken up ({str(fault).splitlines()[0] if str(fault) else fault!r})",
+                    f"cannot be taken up ({str(fault).partition('. ')[0] or repr(fault)})",
                     "remove the file: the phase then starts again from the finished step before it",
                 )
             ) from fault
+
+
+def _digest(value: Any) -> str:
+    """Over nested dicts and lists of tensors and plain values, wherever the tensors lie."""
+    digest = hashlib.sha256()
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype} {tuple(plain.shape)} ".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        digest.update(repr([(key, _digest(value[key])) for key in sorted(value, key=repr)]).encode())
+    elif isinstance(value, list | tuple):
+        digest.update(repr([_digest(one) for one in value]).encode())
+    else:
+        digest.update(repr(value).encode())
+    return digest.hexdigest()

@@ -15,7 +15,7 @@ from helpers import assert_equal_states, state_of
 from incdet.app.progress import Display
 from incdet.app.train import train
 from incdet.config import Config, load_config
-from incdet.errors import InputError
+from incdet.errors import InputError, TrainingError
 from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import average_precision
 from incdet.evaluation.scoring import measure
@@ -457,6 +457,51 @@ def test_a_run_that_was_copied_goes_on_at_its_new_place(
         tmp_path / "moved" / "data" / "shapes"
     }
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_run_that_failed_is_replayed_and_goes_on_with_what_is_advised(
+    settings: Settings, incdet_command: Callable[..., Any]
+) -> None:
+    config = settings(methods=["finetune"], train={"increment": {"iterations": 9, "lr": 1e18}})
+    with pytest.raises(TrainingError, match="lower the learning rate.*set a clip") as caught:
+        train(config, display=quiet()[0])
+    (file,) = config.output.rglob("nonfinite.pt")
+    assert f"incdet replay {file}" in str(caught.value)
+    done = incdet_command("replay", file)
+    assert done.code == 0 and "focal " in done.out and "not finite: " in done.out
+    steps = config.train.model_copy(update={"increment": config.train.increment.model_copy(update={"lr": 0.001})})
+    calmer = config.model_copy(update={"train": steps})
+    train(calmer, resume=True, display=(shown := quiet())[0])
+    assert "changed since the run began: train.increment.lr" in shown[1].getvalue()
+    assert load_config(config.output / "config.yaml").train == calmer.train
+    assert [step["step"] for step in read(config.output / "results.json")["steps"]] == [1, 2, 3]
+    assert not list(config.output.rglob("*.pt"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04"])
+def test_what_is_no_failed_step_is_not_replayed(
+    content: bytes, incdet_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "nonfinite.pt").write_bytes(content)
+    for file in ("nonfinite.pt", "gone.pt"):
+        done = incdet_command("replay", tmp_path / file)
+        assert (
+            done.code == 2 and file in done.err and "a failed run names" in done.err or "no file of incdet" in done.err
+        )
+        assert "weights_only=False" not in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.usefixtures("without_report")
+def test_the_state_of_another_method_is_not_taken_up(settings: Settings) -> None:
+    config = settings(methods=["finetune", "masked"])
+    with pytest.raises(KeyboardInterrupt):
+        train(config, display=Stopping("step 2 train", 2))
+    state = config.output / "finetune" / "states" / "step_2" / "train.pt"
+    (config.output / "masked" / "states" / "step_2").mkdir(parents=True)
+    shutil.copy(state, config.output / "masked" / "states" / "step_2" / "train.pt")
+    with pytest.raises(InputError, match="masked/states/step_2/train.pt.*of another training"):
+        train(config, resume=True, display=quiet()[0])
 
 
 # --- refused before any training
