@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 training could not go on or a file could not be written, 2
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -122,12 +123,17 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     except OutputError as error:
         print(f"A file could not be written; what was there before is as it was.\n{error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as interrupt:
-        print("Interrupted. The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
-        return 143 if isinstance(interrupt, Terminated) else 130
     except BrokenPipeError:  # `incdet keys | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # the log, say, on a disk that is full: what is written whole tells it by OutputError
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+            raise
+        print(f"Writing failed ({error.strerror}): free some space, and run the same command again.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print("Interrupted. The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
+        return 143 if isinstance(interrupt, Terminated) else 130
 
 
 @contextmanager

@@ -291,7 +291,7 @@ def _tell(results: Results, step: int, display: Display) -> None:
     before, after = results.groups(step - 1), results.groups(step)
     old = (before["all"], after["old"])
     if old[0] is None and after["new"] is None:
-        display.say("nothing was measured: give --test-data, or run tools/evaluate.py on the new checkpoint")
+        display.say("nothing was measured: give --test-data, or run `incdet evaluate` on the new checkpoint")
         return
     words = ["-" if value is None else f"{100 * value:.1f}" for value in (*old, after["new"])]
     display.say(f"old classes: AP50 {words[0]} before, {words[1]} after; new classes: {words[2]}")

@@ -275,7 +275,8 @@ def verify_earlier_part(manifest: RunManifest) -> None:
     Raises:
         InputError: A checkpoint, results, a memory or one of its pictures are not what the run wrote.
     """
-    for path in sorted(manifest.root.glob("**/results.json")):
+    places = [manifest.root, *(place for place in manifest.root.iterdir() if not (place / CONFIG).is_file())]
+    for path in sorted(place / "results.json" for place in places if (place / "results.json").is_file()):
         folder, results = path.parent, Results.load(path)
         for step in results.steps:
             manifest.verify(RunFolder.step(folder, step), RunFolder.memory(folder, step))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -156,10 +157,11 @@ def test_tools_are_the_verbs(calls: list[Any], tmp_path: Path) -> None:
         (InputError(Finding("a.json", "image 3", "is missing", "add it")), 2, "a.json: image 3: is missing -> add it"),
         (TrainingError("the loss is nan"), 1, "the loss is nan"),
         (OutputError(Finding("a.json", "output", "cannot be written", "free some space")), 1, "free some space"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
         (KeyboardInterrupt(), 130, "--resume"),
         (Terminated(), 143, "--resume"),
     ],
-    ids=["refused", "stopped", "full", "interrupted", "terminated"],
+    ids=["refused", "stopped", "full", "full log", "interrupted", "terminated"],
 )
 def test_an_expected_end_has_its_code_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any], error: BaseException, code: int, said: str

@@ -8,13 +8,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from incdet.data.dataset import read_image
 from incdet.data.formats.coco import read_coco
 from incdet.data.shapes import CLASSES, draw_image, write_shapes
-from incdet.errors import InputError
+from incdet.errors import InputError, OutputError
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -124,3 +125,13 @@ def test_drawing_needs_no_torch() -> None:
     modules = ", ".join(f"incdet.data.{name}" for name in names)
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_picture_that_cannot_be_written_is_told_and_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="000001.png.*cannot be written"):
+        patch.setattr(cv2, "imwrite", lambda *_: False)
+        write_shapes(tmp_path / "data", train=3, test=2, size=48)
+    write_shapes(tmp_path / "data", train=3, test=2, size=48)
+    assert len(list((tmp_path / "data").rglob("*.png"))) == 5
