@@ -65,7 +65,7 @@ class PhaseState:
                 Finding(
                     str(self._path),
                     "state of a phase",
-                    f"cannot be taken up ({str(fault).partition('. ')[0] or repr(fault)})",
+                    f"cannot be taken up ({_first_sentence(fault)})",
                     "remove the file: the phase then starts again from the finished step before it",
                 )
             ) from fault
@@ -85,3 +85,8 @@ def _digest(value: Any) -> str:
     else:
         digest.update(repr(value).encode())
     return digest.hexdigest()
+
+
+def _first_sentence(fault: Exception) -> str:
+    """What a library says first; torch goes on to advise unsafe loading."""
+    return (str(fault).splitlines() or [repr(fault)])[0].partition(". ")[0]
