@@ -31,7 +31,7 @@ def quiet() -> tuple[Display, io.StringIO]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """Step 1, all seven methods from it, the report: nobody may write into it."""
+    """Step 1, all methods from it, the report: nobody may write into it."""
     folder = tmp_path_factory.mktemp("finished")
     config = tiny_settings(folder / "run", methods=list(known_methods()))
     display, text = quiet()

@@ -245,8 +245,9 @@ class Memory(Section):
     """Images over all classes; excludes `per_class`. 0 keeps none."""
     per_class: Annotated[int, Field(ge=0)] | None = 10
     """Images for each class; excludes `total`."""
-    selection: Literal["herding", "random", "class-balanced"] = "herding"
-    """How exemplars are chosen."""
+    selection: Literal["herding", "random", "class-balanced", "ocdm", "distribution"] = "herding"
+    """How exemplars are chosen: by features, at random, or by the numbers of boxes of the classes: as even as can be
+    (`class-balanced`), nearest to equal shares (`ocdm`), or to the shares of the step's images (`distribution`)."""
     copy_images: Flag = False
     """Copy the pixels into the run folder, so that the old data may be deleted."""
 

@@ -117,7 +117,10 @@ class Entries:
 
 
 TermTargets = Mapping[str, Entries | Sequence[Tensor]]
-"""What one term keeps of the teachers' answers: lists of entries, or whole feature maps, which are never cached."""
+"""What one term keeps of the teachers' answers: lists of entries, or whole feature maps, which are never cached.
+
+The entries of a list called ``left_out``, with ``column``, are left out of the annotations' own focal loss.
+"""
 
 
 class Targets(NamedTuple):

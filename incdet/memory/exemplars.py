@@ -125,7 +125,8 @@ class Memory:
         pools = {name: [i for i, record in enumerate(candidates) if _holds(record, name)] for name in new}
         for name in sorted(new, key=lambda name: (len(pools[name]), list(new).index(name))):
             free = [i for i in pools[name] if candidates[i].image not in used]
-            ranked = SELECTIONS[selection].rank(Pool(name, free, candidates, features, seed), quotas[name])
+            held = [record for own in chosen.values() for record in own]
+            ranked = SELECTIONS[selection].rank(Pool(name, free, candidates, features, seed, held), quotas[name])
             chosen[name] = tuple(candidates[i] for i in ranked)
             used.update(record.image for record in chosen[name])
         return replace(self, exemplars={name: chosen.get(name, ()) for name in known})

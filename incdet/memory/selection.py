@@ -26,6 +26,7 @@ class Pool:
         records: All candidates of the step.
         features: By class and position; None for a rule that needs none.
         seed: Of rules that draw.
+        held: Exemplars that the memory has already, of other classes.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Pool:
     records: Sequence[Record]
     features: Features | None = None
     seed: int = 0
+    held: Sequence[Record] = ()
 
 
 class Selection(Protocol):
@@ -95,8 +97,67 @@ class ClassBalanced:
         return chosen
 
 
-SELECTIONS: dict[str, Selection] = {"herding": Herding(), "random": Random(), "class-balanced": ClassBalanced()}
+class Matching:
+    """Greedily the image that brings the classes' shares of the boxes in the memory nearest to wanted ones.
+
+    Nearest is the smallest ``KL(wanted || memory)``. Wanted are equal shares (OCDM, Liang et al., 2021, arXiv
+    2111.11210) or those of all images of the step (CL-DETR, Liu et al., CVPR 2023). Counted are the classes that the
+    pool's images are annotated for, in the exemplars that the memory holds already too. In both papers the memory is
+    one list; here each class has its quota of images, and the rule chooses within it.
+
+    Args:
+        even: Equal shares are wanted, else the step's own.
+    """
+
+    needs_features: ClassVar[bool] = False
+
+    def __init__(self, *, even: bool) -> None:
+        self._even = even
+
+    def rank(self, pool: Pool, count: int) -> list[int]:
+        """See ``Selection``."""
+        names = sorted({name for record in pool.records for name in record.names})
+        own = box_counts([pool.records[place] for place in pool.places], names)
+        total = box_counts(pool.held, names).sum(axis=0)
+        wanted = np.ones(len(names)) if self._even else box_counts(pool.records, names).sum(axis=0)
+        chosen: list[int] = []
+        free = np.ones(len(own), dtype=bool)
+        while free.any() and len(chosen) < count:
+            distance = divergences(wanted, total + own)
+            distance[~free] = np.inf
+            best = int(distance.argmin())
+            free[best] = False
+            chosen.append(pool.places[best])
+            total = total + own[best]
+        return chosen
+
+
+SELECTIONS: dict[str, Selection] = {
+    "herding": Herding(),
+    "random": Random(),
+    "class-balanced": ClassBalanced(),
+    "ocdm": Matching(even=True),
+    "distribution": Matching(even=False),
+}
 """By the value of ``memory.selection``."""
+
+SMOOTHING = 1e-3
+"""Boxes that every class is taken to have more, so that a class without any is far away and not infinitely far."""
+
+
+def box_counts(records: Sequence[Record], names: Sequence[str]) -> NDArray[np.float64]:
+    """(N, C) the number of boxes of each of the C classes in each of the N records."""
+    rows = [[record.names.count(name) for name in names] for record in records]
+    return np.array(rows, np.float64).reshape(len(records), len(names))
+
+
+def divergences(wanted: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``KL(wanted || counts)`` of the shares of the C classes, (N,) from (C,) and (N, C) numbers of boxes."""
+    shares = wanted / wanted.sum()
+    present = shares > 0
+    theirs = (counts + SMOOTHING) / (counts + SMOOTHING).sum(axis=1, keepdims=True)
+    distances: NDArray[np.float64] = np.log(shares[present] / theirs[:, present]) @ shares[present]
+    return distances
 
 
 def herd(features: NDArray[np.float32], count: int) -> list[int]:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from incdet.distillation.part import Part
-from incdet.distillation.teacher_targets import BatchTargets, Targets, TermTargets
+from incdet.distillation.teacher_targets import BatchTargets, Entries, Targets, TermTargets
 from incdet.distillation.term import Term
 from incdet.errors import Finding, InputError, suggest
 from incdet.network.retinanet import HeadOutputs
@@ -26,6 +27,9 @@ class Replay(Part):
     name: ClassVar[str] = "replay"
     share: float | None = Field(None, gt=0, lt=1)
     """Share of every batch that comes from the memory; null mixes them as they fall."""
+    propagation: float | None = Field(None, gt=0, le=1)
+    """Score from which on the student's detections after a step label the exemplars for the classes that are not
+    annotated in them; null leaves them as they are."""
 
 
 class Interim(Part):
@@ -218,7 +222,7 @@ class Method:
             for term in spoken
             if (charge := term.class_targets(targets.terms[term.name], batch, totals[term.name])) is not None
         }
-        focal, others = self._focal(student, batch, scale, charges)
+        focal, others = self._focal(student, batch, scale, charges, left_out(targets.terms))
         losses = {
             "focal": focal,
             "box": box_loss(student.deltas, batch.anchors, batch.assignment, kind=batch.box_kind, normaliser=scale),
@@ -229,7 +233,12 @@ class Method:
         return losses
 
     def _focal(
-        self, student: HeadOutputs, batch: BatchTargets, scale: Tensor, charges: Mapping[str, ClassTargets]
+        self,
+        student: HeadOutputs,
+        batch: BatchTargets,
+        scale: Tensor,
+        charges: Mapping[str, ClassTargets],
+        ignored: tuple[Tensor, Tensor, Tensor] | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The focal loss of the annotations, and those of the terms by name.
 
@@ -237,12 +246,24 @@ class Method:
         """
         coverage = batch.trained if self.masked else None
         if not charges:
-            return focal_loss(student.logits, batch.assignment, coverage=coverage, normaliser=scale), {}
+            return focal_loss(
+                student.logits, batch.assignment, coverage=coverage, ignored=ignored, normaliser=scale
+            ), {}
         first, *more = charges
-        annotated = ClassTargets(batch.assignment, batch.trained, None, scale)
+        annotated = ClassTargets(batch.assignment, batch.trained, ignored, scale)
         focal, own = focal_losses(student.logits, [annotated, charges[first]])
         alone = {name: focal_losses(student.logits, [charges[name]])[0] for name in more}
         return focal, {first: own, **alone}
+
+
+def left_out(terms: Mapping[str, TermTargets]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Image, anchor and column (N,) of what the lists ``left_out`` of the terms take out of the annotations' loss."""
+    lists = [own["left_out"] for own in terms.values() if isinstance(own.get("left_out"), Entries)]
+    parts = [(one.image, one.anchor, one["column"]) for one in lists if isinstance(one, Entries)]
+    if not parts:
+        return None
+    image, anchor, column = (torch.cat(values) for values in zip(*parts, strict=True))
+    return image, anchor, column
 
 
 def _settings_of(part: BaseModel, start: str) -> Iterator[Setting]:

@@ -15,7 +15,22 @@ from incdet.errors import Finding, InputError, suggest
 from incdet.methods.method import Method, Setting
 
 GROUP = "incdet.methods"
-OWN = ("finetune", "masked", "joint", "lwf", "eeil", "pseudo", "cldetr", "incdet")
+OWN = (
+    "finetune",
+    "masked",
+    "joint",
+    "lwf",
+    "eeil",
+    "ilod",
+    "rilod",
+    "erd",
+    "pseudo",
+    "cldetr",
+    "bpf",
+    "rclpod",
+    "yolo_lwf",
+    "incdet",
+)
 
 
 @cache

@@ -24,6 +24,7 @@ from incdet.distillation.teacher import Teacher
 from incdet.distillation.term import StepData
 from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.features import object_features
+from incdet.memory.propagation import propagate
 from incdet.memory.selection import SELECTIONS
 from incdet.methods.finetune import METHOD as FINETUNE
 from incdet.methods.method import Method
@@ -128,6 +129,9 @@ def learn_step(
         spent["finetune"] = balanced_finetune(shop, student, method, teachers, view, memory)
     if method.replay is not None:
         memory = choose_exemplars(student, view.records, view.names, memory, shop.config)
+        if method.replay.propagation is not None:
+            size = shop.config.evaluation.batch_size
+            memory = propagate(student, memory, method.replay.propagation, batch_size=size)
     images = len({record.image for record in training_set.records})
     return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
 

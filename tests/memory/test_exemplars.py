@@ -14,7 +14,7 @@ from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.selection import SELECTIONS, Features, Pool
 
 NAMES = ("ant", "bee", "cow", "dog", "elk", "fox")
-RULES = st.sampled_from(["herding", "random", "class-balanced"])
+RULES = st.sampled_from(list(SELECTIONS))
 
 
 def features(records: Sequence[Record], names: Sequence[str], seed: int = 0) -> Features:
@@ -78,7 +78,7 @@ def test_a_budget_per_class_is_exact(exclusive: int, per_class: int, selection: 
     )
 
 
-@pytest.mark.parametrize("selection", ["herding", "random", "class-balanced"])
+@pytest.mark.parametrize("selection", SELECTIONS)
 def test_the_total_is_reached_exactly_with_images_enough(selection: str) -> None:
     memory = Memory.empty(Budget(total=11))
     for step, names in enumerate((NAMES[:2], NAMES[2:5]), start=1):
@@ -129,7 +129,7 @@ def test_a_budget_smaller_than_the_number_of_classes_is_refused() -> None:
         teach(memory, [record("x.png", ["cow"])], ["cow"], "random")
 
 
-@pytest.mark.parametrize("selection", ["herding", "random", "class-balanced"])
+@pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_class_is_chosen_by_the_named_rule_among_the_images_that_are_free(selection: str) -> None:
     records = [record(f"{i}.png", ["ant"] * (1 + i % 3), coverage=NAMES[:2]) for i in range(7)]
     old = Memory(Budget(per_class=3), {"bee": (record("2.png", ["bee"]),)})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incdet.data.records import Record
-from incdet.memory.selection import SELECTIONS, ClassBalanced, Herding, Pool, Random, herd
+from incdet.memory.selection import SELECTIONS, ClassBalanced, Herding, Matching, Pool, Random, herd
 
 NAMES = ("ant", "bee", "cow")
 
@@ -19,8 +20,8 @@ def pictures(*held: Sequence[str]) -> list[Record]:
 
 
 def test_rules_by_their_names_and_what_they_need() -> None:
-    assert list(SELECTIONS) == ["herding", "random", "class-balanced"]
-    assert [rule.needs_features for rule in SELECTIONS.values()] == [True, False, False]
+    assert list(SELECTIONS) == ["herding", "random", "class-balanced", "ocdm", "distribution"]
+    assert [name for name, rule in SELECTIONS.items() if rule.needs_features] == ["herding"]
 
 
 @given(
@@ -117,3 +118,40 @@ def test_class_balanced_choice_takes_at_each_place_the_evenest_image(counts: lis
         best = min(spread([*before, i]) for i in range(len(records)) if i not in before)
         assert spread([*before, place]) == pytest.approx(best)
     assert len(ranked) == min(3, len(records))
+
+
+# --- wanted shares of the classes
+
+
+def slow_distance(wanted: Sequence[float], counts: Sequence[float]) -> float:
+    """KL divergence of shares, with a thousandth of a box more for every class."""
+    more = [count + 1e-3 for count in counts]
+    shares = [share / sum(wanted) for share in wanted]
+    return sum(p * math.log(p / (c / sum(more))) for p, c in zip(shares, more, strict=True) if p > 0)
+
+
+@pytest.mark.parametrize("even", [True, False])
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=5))
+def test_matching_takes_at_each_place_the_image_that_brings_the_shares_nearest(
+    even: bool, counts: list[tuple[int, int, int]]
+) -> None:
+    records = pictures(*([name for name, n in zip(NAMES, row, strict=True) for _ in range(n)] for row in counts))
+    held = [record("x.png", ["bee", "bee"]), record("y.png", ["dog"])]  # a dog is of no class of the step
+    ranked = Matching(even=even).rank(Pool("ant", range(len(records)), records, held=held), 3)
+    present = [column for column in range(3) if any(row[column] for row in counts)]
+    wanted = [1.0 if even else float(sum(row[column] for row in counts)) for column in present]
+
+    def distance(chosen: Sequence[int]) -> float:
+        return slow_distance(wanted, [2 * (column == 1) + sum(counts[i][column] for i in chosen) for column in present])
+
+    for number, place in enumerate(ranked):
+        before = ranked[:number]
+        best = min(distance([*before, i]) for i in range(len(records)) if i not in before)
+        assert distance([*before, place]) == pytest.approx(best)
+    assert len(ranked) == min(3, len(records))
+
+
+def test_even_shares_and_the_shares_of_the_step_want_other_images() -> None:
+    records = pictures(["ant", "bee"], ["ant"], *[["ant", "ant", "ant", "bee"]] * 4)
+    pool = Pool("ant", range(6), records)
+    assert SELECTIONS["ocdm"].rank(pool, 1) == [0] and SELECTIONS["distribution"].rank(pool, 1) == [2]

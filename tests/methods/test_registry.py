@@ -16,20 +16,19 @@ from incdet.methods.registry import describe_settings, frozen_settings, get_meth
 
 def test_the_methods_that_come_with_incdet() -> None:
     methods = known_methods()
-    assert list(methods) == ["finetune", "masked", "joint", "lwf", "eeil", "pseudo", "cldetr", "incdet"]
+    assert " ".join(methods) == (
+        "finetune masked joint lwf eeil ilod rilod erd pseudo cldetr bpf rclpod yolo_lwf incdet"
+    )
     assert all(method.name == name and method.source and not method.changed for name, method in methods.items())
     assert not methods["finetune"].masked and methods["masked"].masked and methods["joint"].joint
-    assert {name for name, method in methods.items() if method.teachers} == {
-        "lwf",
-        "eeil",
-        "pseudo",
-        "cldetr",
-        "incdet",
-    }
-    assert {name for name, method in methods.items() if method.replay} == {"eeil", "cldetr", "incdet"}
+    assert [name for name, method in methods.items() if not method.teachers] == ["finetune", "masked", "joint"]
+    replaying = {"eeil", "cldetr", "rclpod", "yolo_lwf", "incdet"}
+    assert {name for name, method in methods.items() if method.replay} == replaying
     assert not methods["eeil"].masked  # as in the paper, unlabelled old objects are background
     assert methods["eeil"].balanced_finetune and "pseudo_labels" in methods["cldetr"].parts
-    assert [method.name for method in methods.values() if method.interim and method.averaging] == ["incdet"]
+    assert [name for name, method in methods.items() if method.interim] == ["bpf", "incdet"]
+    assert [name for name, method in methods.items() if method.needs_features] == ["rilod", "rclpod"]
+    assert methods["rclpod"].replay == Replay(share=0.5, propagation=0.5)
 
 
 def test_an_unknown_method_is_refused_with_the_near_one() -> None:

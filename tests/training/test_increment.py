@@ -112,6 +112,11 @@ def test_a_method_without_replay_neither_uses_nor_changes_the_memory(scenery: Sc
     assert any("pseudo-labels" in line for line in scenery.said()) is (name == "pseudo")
 
 
+def test_label_propagation_has_the_memory_cover_every_class(scenery: Scenery) -> None:
+    outcome = learn(scenery, Method("labelled", "here", replay=Replay(propagation=0.5)))
+    assert {one.coverage for one in outcome.memory} == {frozenset(outcome.model.vocab.names)}
+
+
 # --- the first call: the training set
 
 

@@ -6,10 +6,26 @@ on the student and so can be cached; ``losses`` compares the student's outputs w
 
 from __future__ import annotations
 
+from incdet.distillation.terms.future_objects import FutureObjects
 from incdet.distillation.terms.kd_box import KdBox
+from incdet.distillation.terms.kd_deltas import KdDeltas
+from incdet.distillation.terms.kd_dual import KdDual
+from incdet.distillation.terms.kd_feature import KdFeature
+from incdet.distillation.terms.kd_logits import KdLogits
 from incdet.distillation.terms.kd_quality import KdQuality
 from incdet.distillation.terms.kd_response import KdResponse
 from incdet.distillation.terms.kd_softmax import KdSoftmax
 from incdet.distillation.terms.pseudo_labels import PseudoLabels
 
-__all__ = ["KdBox", "KdQuality", "KdResponse", "KdSoftmax", "PseudoLabels"]
+__all__ = [
+    "FutureObjects",
+    "KdBox",
+    "KdDeltas",
+    "KdDual",
+    "KdFeature",
+    "KdLogits",
+    "KdQuality",
+    "KdResponse",
+    "KdSoftmax",
+    "PseudoLabels",
+]

@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from incdet.distillation.part import Selection
-from incdet.distillation.selection import selected
-from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
-from incdet.distillation.term import Answers, Images, PlainTerm
+from incdet.distillation.teacher_targets import BatchTargets, Entries
+from incdet.distillation.terms.on_anchors import AnchorTerm
 from incdet.network.retinanet import HeadOutputs
 
 
-class KdResponse(PlainTerm):
+class KdResponse(AnchorTerm):
     """``T^2 KL(sigmoid(z_t / T) || sigmoid(z_s / T))`` over the selected places, summed over the old columns.
 
     Divided by the sum of the selected places' highest teacher scores (at least 1), so that a batch with many objects
@@ -29,17 +27,8 @@ class KdResponse(PlainTerm):
     name: ClassVar[str] = "kd_response"
     temperature: float = Field(1.0, gt=0)
     """T; 1 keeps the teacher's own scores."""
-    selection: Selection = Selection()
-    """Which anchors it takes."""
-    images: Images = "both"
-    """Images it listens on: new, exemplars or both."""
     uncovered_only: bool = False
     """Leave out the channels that an image annotates."""
-
-    def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
-        """The teacher's logits (N, O) at the selected places."""
-        teacher = answers["old"]
-        return {"rows": Entries.of(selected(teacher, self.selection, batch, self.images), logits=teacher.logits)}
 
     def count(self, targets: Any, batch: BatchTargets) -> Tensor:
         """The sum of the places' highest teacher scores."""

@@ -12,14 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from incdet.distillation.part import Selection
-from incdet.distillation.selection import selected
-from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
-from incdet.distillation.term import Answers, Images, PlainTerm
+from incdet.distillation.teacher_targets import BatchTargets, Entries
+from incdet.distillation.terms.on_anchors import AnchorTerm
 from incdet.network.retinanet import HeadOutputs
 
 
-class KdSoftmax(PlainTerm):
+class KdSoftmax(AnchorTerm):
     """Per old head, ``KL(softmax(z_t / T) || softmax(z_s / T))``, summed over heads (Castro et al., ECCV 2018, eq. 3).
 
     No factor T^2; the mean over the selected places. The paper's cross-entropy has the same gradient. A head of one
@@ -29,19 +27,6 @@ class KdSoftmax(PlainTerm):
     name: ClassVar[str] = "kd_softmax"
     temperature: float = Field(2.0, gt=0)
     """T of the softmax."""
-    selection: Selection = Selection()
-    """Which anchors it takes."""
-    images: Images = "both"
-    """Images it listens on: new, exemplars or both."""
-
-    def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
-        """The teacher's logits (N, O) at the selected places."""
-        teacher = answers["old"]
-        return {"rows": Entries.of(selected(teacher, self.selection, batch, self.images), logits=teacher.logits)}
-
-    def count(self, targets: Any, batch: BatchTargets) -> Tensor:
-        """The number of selected places."""
-        return batch.anchors.new_full((), len(targets["rows"].image))
 
     def loss(self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor) -> Tensor:
         """The unweighted scalar."""
