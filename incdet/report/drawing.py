@@ -33,7 +33,7 @@ def draw_detections(
     picture = Image.fromarray(pixels)
     canvas = ImageDraw.Draw(picture)
     longest = max(picture.size)
-    thick, font = max(2, round(longest / 400)), _font(max(11, round(longest / 60)))
+    thick, font = max(2, round(longest / 320)), _font(max(11, round(longest / 60)))
     colours = class_colours(names)
     for item in reversed(detections):
         x1, y1, x2, y2 = item["box"]
