@@ -73,7 +73,8 @@ def log_lines() -> list[dict[str, Any]]:
 
 
 def train(phase: str, at: int, loss: float) -> dict[str, Any]:
-    return {"event": "train", "phase": phase, "iteration": at, "loss": loss, "focal": loss / 2, "lr": 0.1}
+    beside = {"lr": 0.1, "gradient": 9.0, "images_per_second": 7.0}
+    return {"event": "train", "phase": phase, "iteration": at, "loss": loss, "focal": loss / 2, **beside}
 
 
 def make_run(folder: Path) -> Path:

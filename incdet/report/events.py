@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_NOT_LOSSES = {"time", "event", "phase", "iteration", "images_per_second", "lr", "epoch", "method", "grad_norm"}
+_NOT_LOSSES = {"time", "event", "phase", "iteration", "images_per_second", "lr", "epoch", "method", "gradient"}
 
 
 @dataclass
