@@ -65,6 +65,8 @@ def refuse_other_run(config: Config, *, resume: bool) -> None:
     Raises:
         InputError: The folder cannot be written, or holds another run, or a run that was not asked to be resumed.
     """
+    if not is_writer():  # rank 0 looks, and claims, for all
+        return
     root, frozen = config.output, config.output / CONFIG
     require_output(root, folder=True)
     if frozen.is_file():
@@ -106,7 +108,7 @@ def claim(config: Config, *, resume: bool = False) -> Iterator[RunFolder]:
         InputError: See ``refuse_other_run``, or another process works in the folder.
     """
     folder = RunFolder(config.output, len(config.methods) == 1)
-    if not is_writer():  # rank 0 claims for all
+    if not is_writer():
         yield folder
         return
     refuse_other_run(config, resume=resume)

@@ -12,6 +12,7 @@ import pytest
 from finished_run import Finished, quiet
 from helpers import assert_equal_states, state_of
 
+from incdet.app.origin import run_of
 from incdet.app.progress import Display
 from incdet.app.train import train
 from incdet.config import Config, load_config
@@ -457,6 +458,13 @@ def test_a_run_that_was_copied_goes_on_at_its_new_place(
         tmp_path / "moved" / "data" / "shapes"
     }
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_called_base_is_a_run_folder(settings: Settings, tmp_path: Path) -> None:
+    """As the folder of step 1 in it is called."""
+    root = train(settings(methods=["masked"], output=tmp_path / "base"), display=quiet()[0])
+    assert (root / "report.html").is_file() and (root / "base" / "step_1").is_dir()
+    assert run_of(root / "step_3") == root and run_of(root / "base" / "step_1") == root
 
 
 @pytest.mark.usefixtures("without_report")
