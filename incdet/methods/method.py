@@ -17,6 +17,7 @@ from incdet.distillation.part import Part
 from incdet.distillation.teacher_targets import BatchTargets, Entries, Targets, TermTargets
 from incdet.distillation.term import Term
 from incdet.errors import Finding, InputError, suggest
+from incdet.methods.penalty import Penalty
 from incdet.network.retinanet import HeadOutputs
 from incdet.ops.losses import ClassTargets, box_loss, focal_loss, focal_losses
 
@@ -54,7 +55,7 @@ class Finetune(Part):
     name: ClassVar[str] = "balanced_finetune"
 
 
-FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name)
+FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name)
 """The parts that are not terms, by the names of their fields of ``Method``."""
 
 
@@ -85,6 +86,7 @@ class Method:
         interim: A second teacher, trained on the step's images alone.
         averaging: Where the student starts; None starts from the network before the step.
         balanced_finetune: What ends the step.
+        penalty: Holds the parameters near where they stood before the step.
         joint: Trains on all steps' data at once; it has no teacher.
         changed: The settings that differ from the method's own, ``part.field=value``.
     """
@@ -97,6 +99,7 @@ class Method:
     interim: Interim | None = None
     averaging: Averaging | None = None
     balanced_finetune: Finetune | None = None
+    penalty: Penalty | None = None
     joint: bool = False
     changed: tuple[str, ...] = ()
 

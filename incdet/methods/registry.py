@@ -23,6 +23,8 @@ OWN = (
     "eeil",
     "ilod",
     "rilod",
+    "ewc",
+    "mas",
     "erd",
     "pseudo",
     "cldetr",

@@ -62,5 +62,8 @@ class MethodCriterion:
         return self.method.targets(own, {} if self.provider is None else self.provider(batch, own))
 
     def __call__(self, outputs: HeadOutputs, targets: Targets, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Named, weighted scalars; see ``Method.losses``."""
-        return self.method.losses(outputs, targets, totals)
+        """Named, weighted scalars; see ``Method.losses``. The penalty is that of the student itself."""
+        losses = self.method.losses(outputs, targets, totals)
+        if self.method.penalty is None:
+            return losses
+        return losses | self.method.penalty.losses(self.student, targets.counts["images"] / totals["images"])

@@ -100,6 +100,10 @@ def learn_step(
     """
     start = time.perf_counter()
     student = grown(shop.config, before, view)
+    if method.penalty is not None:
+        seed = phase_seed(shop.config, view.step, "penalty")
+        measured = method.penalty.fit(student.to(shop.engine.device), view.records, len(before.vocab), seed)
+        method = replace(method, penalty=measured)
     spent: dict[str, int] = {}
     teachers = {"old": Teacher(before)} if "old" in method.teachers else {}
     if method.interim is not None:

@@ -16,6 +16,7 @@ from incdet.distillation.terms import KdBox, KdQuality, KdResponse, KdSoftmax, P
 from incdet.distillation.thresholds import Thresholds
 from incdet.errors import InputError
 from incdet.methods.method import Averaging, Finetune, Interim, Method, Replay
+from incdet.methods.penalty import Penalty
 from incdet.methods.registry import get_method, known_methods
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
@@ -34,6 +35,7 @@ EVERYTHING = Method(
     interim=Interim(),
     averaging=Averaging(),
     balanced_finetune=Finetune(),
+    penalty=Penalty(),
 )
 METHODS = {**known_methods(), "everything": EVERYTHING}
 

@@ -17,11 +17,11 @@ from incdet.methods.registry import describe_settings, frozen_settings, get_meth
 def test_the_methods_that_come_with_incdet() -> None:
     methods = known_methods()
     assert " ".join(methods) == (
-        "finetune masked joint lwf eeil ilod rilod erd pseudo cldetr bpf rclpod yolo_lwf incdet"
+        "finetune masked joint lwf eeil ilod rilod ewc mas erd pseudo cldetr bpf rclpod yolo_lwf incdet"
     )
     assert all(method.name == name and method.source and not method.changed for name, method in methods.items())
     assert not methods["finetune"].masked and methods["masked"].masked and methods["joint"].joint
-    assert [name for name, method in methods.items() if not method.teachers] == ["finetune", "masked", "joint"]
+    assert [name for name, method in methods.items() if not method.teachers] == ["finetune", "masked", "joint", "mas"]
     replaying = {"eeil", "cldetr", "rclpod", "yolo_lwf", "incdet"}
     assert {name for name, method in methods.items() if method.replay} == replaying
     assert not methods["eeil"].masked  # as in the paper, unlabelled old objects are background

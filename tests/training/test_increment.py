@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from incdet.distillation.teacher import Teacher
 from incdet.distillation.terms import PseudoLabels
 from incdet.memory.exemplars import Memory
 from incdet.methods.method import Averaging, Interim, Method, Replay
+from incdet.methods.penalty import Penalty
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training import increment
@@ -115,6 +117,16 @@ def test_a_method_without_replay_neither_uses_nor_changes_the_memory(scenery: Sc
 def test_label_propagation_has_the_memory_cover_every_class(scenery: Scenery) -> None:
     outcome = learn(scenery, Method("labelled", "here", replay=Replay(propagation=0.5)))
     assert {one.coverage for one in outcome.memory} == {frozenset(outcome.model.vocab.names)}
+
+
+def test_a_penalty_holds_a_step_back(scenery: Scenery, tmp_path: Path) -> None:
+    def moved(weight: float) -> float:
+        scenery.folder = tmp_path / f"{weight}"
+        method = Method("held", "here", penalty=Penalty(importance="sensitivity", weight=weight))
+        after, before = state_of(learn(scenery, method).model), state_of(scenery.before)
+        return sum(float((after[name] - value).abs().sum()) for name, value in before.items() if "tower" in name)
+
+    assert moved(1e4) < 0.9 * moved(0.0)
 
 
 # --- the first call: the training set
