@@ -108,8 +108,8 @@ def write_fixed(report: Report, out: Path) -> list[str]:
         path = out / f"{name or 'annotations'}.json"
         if path.exists():
             raise InputError(Finding(str(path), "file", "exists already", "name another folder"))
-        if not one.records:
-            raise InputError(Finding(one.origin, "images", "none can be used", "see the errors"))
+        if not one.records or not one.names:
+            raise InputError(Finding(one.origin, "images", "nothing is left to write", "mend the errors by hand"))
         records = [without_repeated(record) for record in one.records]
         home = Path(os.path.commonpath([record.image.resolve().parent for record in records]))
         absolute = [replace(record, image=record.image.resolve()) for record in records]

@@ -18,6 +18,7 @@ from incdet.evaluation.scoring import score
 from incdet.files import require_output, write_json
 from incdet.network.device import device_named
 from incdet.network.importing import load_detector
+from incdet.vocab import look_alike_warnings
 
 
 def evaluate(
@@ -49,7 +50,7 @@ def evaluate(
 
     Returns:
         ``{"schema", "checkpoint", "data", "images", "AP", "AP50", "per_class": {name: {"AP", "AP50"}},
-        "skipped": [names]}``.
+        "warnings": [texts], "skipped": [names]}``.
 
     Raises:
         InputError: A file cannot be used, or model and annotations share no class.
@@ -63,6 +64,7 @@ def evaluate(
         data = open_annotations(
             annotations, images, split, purpose="test", exif=exif, geometry=geometry, progress=progress
         )
+    warnings = [*data.warnings, *look_alike_warnings(str(annotations), data.names, model.vocab.names)]
     shared = [name for name in model.vocab.names if name in data.names]
     if not shared:
         raise InputError(
@@ -86,6 +88,7 @@ def evaluate(
         "AP": group_mean(scores, shared, "AP"),
         "AP50": group_mean(scores, shared, "AP50"),
         "per_class": {name: {"AP": one and one.AP, "AP50": one and one.AP50} for name, one in scores.items()},
+        "warnings": [str(warning) for warning in warnings],
         "skipped": sorted(set(data.names) ^ set(model.vocab.names)),
     }
     if output is not None:

@@ -189,10 +189,10 @@ class _Given(NamedTuple):
         """What the files say, class names that look like known ones, and pictures that are tested on too."""
         found = [warning for part in self if part is not None for warning in part.warnings]
         found += look_alike_warnings(str(one.annotations), self.own.names, known.names)
-        for part, name in ((self.own, one.annotations), (self.old, one.old_annotations)):
+        for part in (self.own, self.old):
             if part is not None and self.test is not None:
                 leaks = find_leaks(part.records, self.test.records)
-                found += leak_warnings(leaks, str(name), str(one.test_annotations))
+                found += leak_warnings(leaks, part.origin, self.test.origin)
         return tuple(found)
 
 

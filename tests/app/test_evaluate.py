@@ -22,7 +22,7 @@ def test_a_checkpoint_is_scored_on_a_file_with_further_classes(
     own = make_coco(names=("circle", "dog", "star"), images=6)
     path, output = finished.root / "eeil" / "step_2", tmp_path / "deep" / "scores.json"  # circle, cross, ring, square
     value = evaluate(path, own.annotations, own.images, output=output, device="cpu")
-    assert list(value) == ["schema", "checkpoint", "data", "images", "AP", "AP50", "per_class", "skipped"]
+    assert list(value) == ["schema", "checkpoint", "data", "images", "AP", "AP50", "per_class", "warnings", "skipped"]
     assert value["schema"] == 1 and value["images"] == 6
     assert list(value["per_class"]) == ["circle"]
     assert value["skipped"] == ["cross", "dog", "ring", "square", "star"]
@@ -56,3 +56,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a folder of that path is a file"):
         evaluate(Path("gone"), Path("gone.json"), None, output=tmp_path / "file" / "scores.json")
+
+
+def test_classes_that_look_like_known_ones_are_told(
+    finished: Finished, make_coco: Callable[..., Any], incdet_command: Callable[..., Any]
+) -> None:
+    own = make_coco(names=("circle", "Star"))
+    path = finished.root / "eeil" / "step_3"
+    done = incdet_command("evaluate", "--checkpoint", path, "--data", own.annotations, "--device", "cpu")
+    assert done.code == 0
+    assert f"{own.annotations}: COCO JSON: 4 images, 4 boxes, 2 classes" in done.out
+    assert "warning: " in done.out and "class 'Star': looks like 'star'" in done.out

@@ -37,6 +37,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     if "data" in scores:
         print(scores["data"])
+    for warning in scores.get("warnings", ()):
+        print(f"warning: {warning}")
     print(score_table(scores))
     if arguments.output is not None:
         print(f"written: {arguments.output}")
