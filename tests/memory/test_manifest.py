@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_a_manifest_reproduces_the_memory(on_disk: Memory, tmp_path: Path) -> No
     value = json.loads(path.read_text())
     assert value["images"] == 2 and value["bytes"] == on_disk.bytes > 0
     assert sorted(one.name for one in path.parent.iterdir()) == ["step_1.json"]
+
+
+def test_ids_of_the_source_and_the_cameras_turn_are_kept(on_disk: Memory, tmp_path: Path) -> None:
+    (one,) = on_disk.exemplars["ant"]
+    kept = replace(on_disk, exemplars={"ant": (replace(one, source_id="img-7", exif="ignore"),)})
+    save_memory(kept, tmp_path / "step_1.json")
+    (again,) = load_memory(tmp_path / "step_1.json").exemplars["ant"]
+    assert (again.source_id, again.exif, again.image_id) == ("img-7", "ignore", one.image_id)
 
 
 def test_the_manifest_continues_as_the_memory_would(on_disk: Memory, tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ class Draft:
         self.report("picture", f"{shown(str(self.image))} does not exist", fix)
         return False
 
+    def check_name(self) -> None:
+        """Reports a picture whose name is no text, which no file could hold."""
+        try:
+            str(self.image).encode("utf-8")
+        except UnicodeEncodeError:
+            self.report("picture", f"{shown(str(self.image))} has a name that is no text", "rename it")
+
     def measure(self, exif: Exif = "auto") -> bool:
         """Takes the size from the picture's header; whether that worked."""
         self.size = header_size(self.image, exif) or (0, 0)
@@ -118,6 +125,8 @@ def finish(
     Raises:
         InputError: With every fault of all files.
     """
+    for one in drafts:
+        one.check_name()
     told = [*findings, *(finding for one in drafts for finding in one.findings)]
     source_ids = dict(ids) if ids is not None else {name: number for number, name in enumerate(names, start=1)}
     if errors := errors_of([*told, *_unknown_names(drafts, names)]):

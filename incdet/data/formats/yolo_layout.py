@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from incdet.config.yamlfile import parse_yaml
 from incdet.data.formats.pictures import ANNOTATION_FOLDERS, PICTURE_FOLDERS, is_picture
 from incdet.data.formats.textfile import read_text
@@ -142,11 +144,21 @@ def _names_classes(file: Path) -> bool:
 
 
 def _content(file: Path) -> Mapping[str, Any] | None:
+    text = read_text(file)
     try:
-        content = parse_yaml(read_text(file), str(file))
+        if _has_references(text):  # which can grow without end when they are written out
+            raise InputError(Finding(str(file), "file", "uses references (*name)", "write their values in their place"))
+        content = parse_yaml(text, str(file))
     except RecursionError:
         raise InputError(Finding(str(file), "file", "nests its values thousands deep", "correct the file")) from None
     return content if isinstance(content, dict) and "names" in content else None
+
+
+def _has_references(text: str) -> bool:
+    try:
+        return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+    except yaml.YAMLError:  # which is told better by the reader
+        return False
 
 
 def _names(file: Path, value: Any, findings: list[Finding]) -> tuple[str, ...]:

@@ -144,3 +144,11 @@ def test_shares_are_of_the_picture_as_it_is_shown_or_as_it_is_asked_for(tmp_path
     for exif, size in (("auto", (50, 100)), ("apply", (50, 100)), ("ignore", (100, 50))):
         (record,) = open_annotations(tmp_path, exif=exif).records  # type: ignore[arg-type]
         assert (record.width, record.height) == size
+
+
+def test_references_that_would_grow_without_end_are_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.4"}, "\n".join([*lines, "train: images", "names: *a29", ""]))
+    with pytest.raises(InputError, match="uses references"):
+        open_annotations(tmp_path)
