@@ -204,7 +204,8 @@ def failed(make_engine: Callable[..., Engine], folder: Path, name: str, accumula
 
 
 @pytest.mark.parametrize(
-    ("name", "accumulation"), [("masked", 1), ("eeil", 1), ("pseudo", 2), ("incdet", 2), ("incdet-kd_response", 1)]
+    ("name", "accumulation"),
+    [("masked", 1), ("eeil", 1), ("pseudo", 2), ("incdet", 2), ("incdet-kd_box", 1), ("bpf", 2)],
 )
 def test_a_saved_step_gives_the_same_losses_again(
     make_engine: Callable[..., Engine], tmp_path: Path, name: str, accumulation: int
@@ -219,9 +220,9 @@ def test_numbers_of_the_method_are_saved_with_the_step(make_engine: Callable[...
     failed(make_engine, tmp_path, "incdet", 1)
     saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
     plain = replay(tmp_path / "nonfinite.pt")
-    saved["settings"]["kd_response"]["weight"] *= 3
+    saved["settings"]["kd_quality"]["weight"] *= 3
     torch.save(saved, tmp_path / "other.pt")
-    assert replay(tmp_path / "other.pt")["kd_response"] == pytest.approx(3 * plain["kd_response"])
+    assert replay(tmp_path / "other.pt")["kd_quality"] == pytest.approx(3 * plain["kd_quality"])
 
 
 def test_a_step_in_low_precision_is_done_again_in_the_one_that_is_asked_for(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from incdet.distillation.terms.future_objects import FutureObjects
 from incdet.distillation.terms.kd_box import KdBox
+from incdet.distillation.terms.kd_crosshead import KdCrosshead
 from incdet.distillation.terms.kd_deltas import KdDeltas
 from incdet.distillation.terms.kd_dual import KdDual
 from incdet.distillation.terms.kd_feature import KdFeature
@@ -20,6 +21,7 @@ from incdet.distillation.terms.pseudo_labels import PseudoLabels
 __all__ = [
     "FutureObjects",
     "KdBox",
+    "KdCrosshead",
     "KdDeltas",
     "KdDual",
     "KdFeature",
