@@ -55,7 +55,7 @@ def long_step(
     journals: list[RunLog] = []
 
     def make(
-        folder: str, cache: int = 64, told: Told | None = None, name: str = "incdet", **changes: Any
+        folder: str, cache: int = 64, told: Told | None = None, name: str = "cldetr", **changes: Any
     ) -> tuple[StepOutcome, Told]:
         config = settings(methods=[name], train=LONG, engine={"response_cache": cache}, **changes)
         made, told = Scenery(finished, config, tmp_path / folder), told or Told()
@@ -68,7 +68,7 @@ def long_step(
         log.close()
 
 
-@pytest.mark.parametrize("name", ["incdet", "eeil", "pseudo"])
+@pytest.mark.parametrize("name", ["incdet", "cldetr", "eeil", "pseudo"])
 def test_a_step_from_the_cache_is_a_step_with_the_teacher(
     long_step: Callable[..., tuple[StepOutcome, Told]], tmp_path: Path, name: str
 ) -> None:
