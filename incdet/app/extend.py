@@ -138,13 +138,14 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
     extension = config.extend
     assert extension is not None, "a configuration of incdet train has no extension"
     method = _method(config)
+    budget = Budget(config.memory.total, config.memory.per_class)
+    replays = method.replay is not None and 0 not in (budget.total, budget.per_class)
+    _refuse_idle(extension, method, replays)
     Run.require(config, resume=resume)
     model = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
     given = _Given.read(extension, Geometry.smallest(model.architecture))
     source, protocol = _data(given, extension, model.vocab)
-    budget = Budget(config.memory.total, config.memory.per_class)
     step = len(protocol.steps)
-    replays = method.replay is not None and 0 not in (budget.total, budget.per_class)
     if replays:
         budget.quotas(protocol.names)
     stored = _stored_memory(extension, step - 1) if replays and given.old is None else None
@@ -247,6 +248,25 @@ def _method(config: Config) -> Method:
         fix = "use another: incdet methods"
         raise InputError(Finding("command line", "method joint", "needs the data of all steps", fix))
     return method
+
+
+def _refuse_idle(extension: Extension, method: Method, replays: bool) -> None:
+    """Checks that every file that was named has a use.
+
+    Raises:
+        InputError: Old annotations where no exemplar is kept, or pictures of annotations that are not given.
+    """
+    findings = []
+    if extension.old_annotations is not None and not replays:
+        problem = f"is not used: {method.name} with this memory keeps no exemplar"
+        findings.append(Finding("command line", "--old-data", problem, "leave it out, or keep a memory"))
+    for name in ("old", "test"):
+        for part in ("images", "split"):
+            if getattr(extension, f"{name}_annotations") is None and getattr(extension, f"{name}_{part}") is not None:
+                fix = f"give --{name}-data too, or leave it out"
+                findings.append(Finding("command line", f"--{name}-{part}", "is not used alone", fix))
+    if findings:
+        raise InputError(findings)
 
 
 def _data(given: _Given, extension: Extension, known: Vocabulary) -> tuple[Source, Protocol]:

@@ -311,6 +311,26 @@ def test_only_the_run_that_made_the_checkpoint_gives_settings(
 
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"method": "lwf", "old_data": Path("old.json")}, "--old-data.*lwf with this memory keeps no exemplar"),
+        ({"overrides": ("memory.total=0",), "old_data": Path("old.json")}, "--old-data.*is not used"),
+        ({"old_images": Path("old")}, "--old-images: is not used alone -> give --old-data"),
+        ({"test_images": Path("test")}, "--test-images: is not used alone -> give --test-data"),
+        ({"test_split": "val"}, "--test-split: is not used alone"),
+    ],
+)
+def test_a_file_without_a_use_is_refused(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, more: dict[str, Any], said: str
+) -> None:
+    own = make_coco()
+    with pytest.raises(InputError, match=said):
+        teach(finished, own.annotations, own.images, tmp_path / "own", **more)
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("model.backbone=resnet18", "the network is that of --checkpoint"),

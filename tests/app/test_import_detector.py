@@ -33,7 +33,7 @@ def test_a_state_dict_becomes_a_checkpoint_that_every_verb_takes(
     done = incdet_command("import", state, "--arch", "tiny", "--output", tmp_path / "mine", "--classes", *COLUMNS)
     assert done.code == 0 and "2 classes: ant, bee, small" in done.out
     assert checkpoint.load(tmp_path / "mine").vocab.steps == (("ant", "bee, small"),)
-    own, known = make_coco(), make_coco(names=("ant", "cow"), folder="known")
+    own, known = make_coco(images=2), make_coco(names=("ant", "cow"), images=2, folder="known")
     detector = ["--checkpoint", tmp_path / "mine"]
     words = ["--data", known.annotations, "--images", known.images, "--device", "cpu"]
     assert incdet_command("evaluate", *detector, *words).code == 0
@@ -48,7 +48,7 @@ def test_a_state_dict_can_be_used_as_it_is(
     state: Path, make_coco: Callable[..., Any], incdet_command: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "names.txt").write_text("-\nant\ncow\n")
-    known = make_coco(names=("ant", "cow"))
+    known = make_coco(names=("ant", "cow"), images=2)
     words = ["evaluate", "--checkpoint", state, "--data", known.annotations, "--images", known.images]
     output = tmp_path / "scores.json"
     for names in (["-", "ant", "cow"], ["N/A,ant,cow"], [tmp_path / "names.txt"]):
