@@ -92,33 +92,24 @@ def write_coco(
         "annotations": [],
         "categories": [{"id": source_ids[name], "name": name} for name in names],
     }
-    source = [record.source_id for record in records]
+    source, every = [record.source_id for record in records], frozenset(names)
     ids = source if len({*map(str, source)}) == len(source) else [record.image_id for record in records]
-    for row, record in enumerate(records):
-        entry: dict[str, Any] = {
-            "id": ids[row],
-            "file_name": _relative(record.image, root),
-            "width": record.width,
-            "height": record.height,
-        }
-        if record.coverage != frozenset(names):
+    for number, record in zip(ids, records, strict=True):
+        place = _relative(record.image, root)
+        entry: dict[str, Any] = {"id": number, "file_name": place, "width": record.width, "height": record.height}
+        if record.coverage != every:
             entry[COVERED] = sorted(source_ids[name] for name in record.coverage)
             entry[NEGATIVE] = sorted(source_ids[name] for name in record.coverage - {*record.names})
             entry[PARTIAL] = []
         content["images"].append(entry)
         for box, name, ignore in zip(record.boxes.tolist(), record.names, record.ignore.tolist(), strict=True):
-            x1, y1, x2, y2 = box
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": ids[row],
-                    "category_id": source_ids[name],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": int(ignore),
-                }
-            )
+            head = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": source_ids[name]}
+            content["annotations"].append(head | _sides(*box) | {"iscrowd": int(ignore)})
     write_json(path, content, indent=None)
+
+
+def _sides(x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
+    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
 
 
 def _image_ids(source_ids: Sequence[Hashable]) -> Sequence[int]:

@@ -77,6 +77,8 @@ class CocoContent:
         self.names: dict[Hashable, str] = {}
         self.images: dict[Hashable, CocoImage] = {}
         self._refused: set[Hashable] = set()
+        self._owners: dict[Path, Any] = {}
+        self._outside: list[tuple[str, str]] = []
         self.findings: list[Finding] = []
         if not folder.is_dir():
             fix = f"give the image folder; {neighbours(folder)}"
@@ -132,42 +134,42 @@ class CocoContent:
             self.names = dict(sorted(self.names.items()))
 
     def _take_images(self, images: list[dict[str, Any]], folder: PictureFolder | None) -> None:
-        pictures: dict[Path, Any] = {}
-        outside: list[tuple[str, str]] = []
         for position, entry in enumerate(images):
-            number, name = entry.get("id"), entry.get("file_name")
+            number = entry.get("id")
             item = f"image {shown(number) if number is not None else f'at position {position}'}"
             if not is_id(number):
                 self._report(item, f"has the id {shown(number)}", "give it a whole number or a text of its own")
                 continue
             if number in self.images:
                 self._report(item, "is listed twice", "give every image its own id")
-            size = parse_side(entry.get("width")), parse_side(entry.get("height"))
-            if size[0] is None or size[1] is None:
+            width, height = parse_side(entry.get("width")), parse_side(entry.get("height"))
+            if width is None or height is None:
                 stated = f"{shown(entry.get('width'))} x {shown(entry.get('height'))}"
                 self._report(item, f"has the size {stated}", "write width and height in pixels")
             self._check_coverage(item, entry)
-            image = CocoImage(number, None, (size[0] or 0, size[1] or 0), entry)
-            self.images[number] = image
-            if not isinstance(name, str) or not name:
-                self._report(item, f"has the file_name {shown(name)}", "name the picture")
-            elif folder is None:
-                continue
-            elif path := folder.find(name):
-                image.path = path
-                if path in pictures:
-                    problem = f"shows the same picture as image {shown(pictures[path])}: {shown(name)}"
-                    self._report(item, problem, "keep one of the two", "warning")
-                pictures[path] = number
-            elif folder.leaves(name):
-                outside.append((item, name))
-            else:
-                self._report(item, f"names the missing picture {shown(name)}", folder.fix(name))
-        if outside and folder is not None:
-            item, name = outside[0]
+            path = self._picture(item, number, entry.get("file_name"), folder)
+            self.images[number] = CocoImage(number, path, (width or 0, height or 0), entry)
+        if self._outside and folder is not None:
+            item, name = self._outside[0]
             problem = f"names a picture outside of {folder.folder}: {shown(name)}"
-            more = f" ({len(outside) - 1} more do so)" if len(outside) > 1 else ""
+            more = f" ({len(self._outside) - 1} more do so)" if len(self._outside) > 1 else ""
             self._report(item, problem + more, folder.way_out(name))
+
+    def _picture(self, item: str, number: Any, name: Any, folder: PictureFolder | None) -> Path | None:
+        if not isinstance(name, str) or not name:
+            self._report(item, f"has the file_name {shown(name)}", "name the picture")
+            return None
+        path = folder.find(name) if folder is not None else None
+        if path is not None:
+            if path in self._owners:
+                problem = f"shows the same picture as image {shown(self._owners[path])}: {shown(name)}"
+                self._report(item, problem, "keep one of the two", "warning")
+            self._owners[path] = number
+        elif folder is not None and folder.leaves(name):
+            self._outside.append((item, name))
+        elif folder is not None:
+            self._report(item, f"names the missing picture {shown(name)}", folder.fix(name))
+        return path
 
     def _check_coverage(self, item: str, entry: dict[str, Any]) -> None:
         for key in (COVERED, NEGATIVE, PARTIAL):

@@ -140,38 +140,42 @@ def _draft(file: Path, content: Any, pictures: PicturesByStem, names: Sequence[s
 
 
 def _take_shapes(draft: Draft, shapes: Sequence[Any], names: Sequence[str]) -> None:
-    groups: dict[Any, list[float]] = {}
-    ignored: dict[Any, bool] = {}
+    objects: dict[Any, tuple[list[float], bool]] = {}
     for position, shape in enumerate(shapes, start=1):
         item = f"shape {position}"
         if not isinstance(shape, dict):
             draft.report(item, f"is {shown(shape)}", "remove it")
-            continue
-        name, kind = shape.get("label"), shape.get("shape_type") or "polygon"
-        if problem := name_problem(name):
+        elif problem := name_problem(shape.get("label")):
             draft.report(item, problem, "name its class")
-            continue
-        item, own = f"{item} ({shown(name)})", clean_name(str(name))
-        if own == BACKGROUND or kind in _LINES:
-            if kind in _LINES:
-                draft.report(item, f"is a {kind}, which has no size: left out", "nothing, or draw a box", "warning")
-            continue
-        corners = _corners(shape.get("points"), kind)
-        flag = _flag(shape)
-        if corners is None:
-            draft.report(item, f"has the points {shown(shape.get('points'))}", "draw it anew")
-        elif flag is None:
-            draft.report(item, f"has the flags {shown(shape.get('flags'))}", "write true or false")
         else:
-            group = shape.get("group_id")
-            key = (own, group, "") if isinstance(group, int) else (own, None, item)
-            x1, y1, x2, y2 = groups.get(key, corners)
-            groups[key] = [min(x1, corners[0]), min(y1, corners[1]), max(x2, corners[2]), max(y2, corners[3])]
-            ignored[key] = ignored.get(key, False) or flag
-    for (own, group, item), corners in groups.items():
-        label = item or f"group {group} ({shown(own)})"
+            own, group = clean_name(str(shape["label"])), shape.get("group_id")
+            item = f"{item} ({shown(own)})"
+            if own != BACKGROUND and (found := _shape(draft, item, shape)):
+                key = (own, f"group {group} ({shown(own)})") if isinstance(group, int) else (own, item)
+                objects[key] = _joined(objects.get(key, found), found)
+    for (own, item), (corners, ignore) in objects.items():
         for name in names if own == IGNORED else [own]:
-            draft.add(label, corners, name, ignored[own, group, item] or own == IGNORED)
+            draft.add(item, corners, name, ignore or own == IGNORED)
+
+
+def _shape(draft: Draft, item: str, shape: Mapping[str, Any]) -> tuple[list[float], bool] | None:
+    """The box of a shape and whether it is ignored; None, with a finding, for one that has none."""
+    kind = shape.get("shape_type") or "polygon"
+    corners, ignore = _corners(shape.get("points"), kind), _flag(shape)
+    if kind in _LINES:
+        draft.report(item, f"is a {kind}, which has no size: left out", "nothing, or draw a box", "warning")
+    elif corners is None:
+        draft.report(item, f"has the points {shown(shape.get('points'))}", "draw it anew")
+    elif ignore is None:
+        draft.report(item, f"has the flags {shown(shape.get('flags'))}", "write true or false")
+    else:
+        return corners, ignore
+    return None
+
+
+def _joined(first: tuple[list[float], bool], second: tuple[list[float], bool]) -> tuple[list[float], bool]:
+    (x1, y1, x2, y2), (left, top, right, bottom) = first[0], second[0]
+    return [min(x1, left), min(y1, top), max(x2, right), max(y2, bottom)], first[1] or second[1]
 
 
 def _flag(shape: Mapping[str, Any]) -> bool | None:
