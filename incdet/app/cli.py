@@ -33,7 +33,7 @@ from incdet.app.verbs import (
     train,
 )
 from incdet.app.verbs.verb import Verb
-from incdet.errors import InputError, OutputError, Terminated, TrainingError, suggest
+from incdet.errors import InputError, OutputError, Terminated, TrainingError, shown, suggest
 
 VERBS: dict[str, Verb] = {
     module.__name__.rpartition(".")[2].rstrip("_"): module.VERB
@@ -126,14 +126,24 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     except BrokenPipeError:  # `incdet keys | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # the log, say, on a disk that is full: what is written whole tells it by OutputError
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-            raise
-        print(f"Writing failed ({error.strerror}): free some space, and run the same command again.", file=sys.stderr)
-        return 1
+    except OSError as error:
+        return _told(error)
     except KeyboardInterrupt as interrupt:
         print("Interrupted. The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
+
+
+def _told(error: OSError) -> int:
+    """The exit code for what the system refuses, with a line that says so; what names no file is no user's fault."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        # The log, say: what is written whole tells it by OutputError.
+        print(f"Writing failed ({error.strerror}): free some space, and run the same command again.", file=sys.stderr)
+        return 1
+    if error.filename is None:
+        raise error
+    line = f"{shown(error.filename)}: cannot be used ({error.strerror}) -> check the path and its permissions"
+    print(f"The input was refused.\n{line}", file=sys.stderr)
+    return 2
 
 
 @contextmanager

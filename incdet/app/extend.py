@@ -223,7 +223,7 @@ def new_classes(
 
 def chosen_classes(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """The classes that ``words`` mean: one of ``names`` itself, or else a list written with commas."""
-    parts = [[word] if word in names else word.split(",") for word in words]
+    parts = [[word] if clean_name(word) in names else word.split(",") for word in words]
     stripped = [clean_name(name) for part in parts for name in part]
     return tuple(dict.fromkeys(name for name in stripped if name))
 

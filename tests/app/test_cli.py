@@ -259,6 +259,26 @@ def test_every_help_page_has_an_example_that_its_parser_takes(verb: str, incdet_
     assert build_parser().parse_args(words[1:]).verb == verb
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "LONG"],
+        ["check", "--data", "LONG"],
+        ["predict", "--checkpoint", "a", "--images", "LONG", "--output", "LONG"],
+        ["evaluate", "--checkpoint", "LONG", "--data", "b", "--output", "LONG"],
+        ["extend", "--checkpoint", "LONG", "--data", "b", "--output", "LONG", "--known-classes", "LONG"],
+        ["train", "--config", "LONG"],
+        ["import", "LONG", "--output", "LONG", "--classes", "LONG"],
+        ["replay", "LONG"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_names_of_thousands_of_letters_are_refused(words: list[str], incdet_command: Callable[..., Any]) -> None:
+    done = incdet_command(*("n" * 5000 if word == "LONG" else word for word in words))
+    assert done.code == 2 and "Traceback" not in done.err
+    assert "nnnn" in done.err and len(done.err) < 12_000
+
+
 def test_refused_input_in_a_process_of_its_own(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"output: {tmp_path}/run\nsead: 1\nengine: {{precision: half}}", encoding="utf-8")

@@ -60,8 +60,12 @@ class Names(ClassWords):
         _, namespace, *_ = words
         given = getattr(namespace, self.dest)
         if len(given) == 1:
-            file = Path(given[0])
-            given = file.read_text(encoding="utf-8").splitlines() if file.is_file() else words_of(given[0])
+            try:
+                given = Path(given[0]).read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise argparse.ArgumentError(self, f"{given[0]} is no UTF-8 text: {error.reason}") from None
+            except OSError:  # no such file: the word is a list
+                given = words_of(given[0])
         setattr(namespace, self.dest, [word.strip() for word in given])
 
 
