@@ -11,8 +11,9 @@ from training_steps import BOX, sure_network, with_thresholds
 from incdet.distillation.provider import OnlineProvider, Teaching
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.teacher_targets import Entries
-from incdet.methods.registry import get_method
+from incdet.methods.registry import get_method, known_methods
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
+from incdet.network.torchvision import to_torchvision
 from incdet.training.criterion import MethodCriterion
 
 
@@ -101,3 +102,26 @@ def test_an_unmasked_method_trains_every_channel_and_a_masked_one_those_that_are
         criterion = taught(name)
         found = criterion.targets(batch(criterion.student)).batch
         assert found.coverage[0].tolist() == [False, False, True] and found.trained[0].tolist() == trained
+
+
+@pytest.mark.parametrize("name", list(known_methods()))
+def test_the_matching_thresholds_of_a_detector_hold_in_every_method_as_in_torchvision(name: str) -> None:
+    """The box loss of boxes of doubtful overlap, through the model, through the method, and through torchvision."""
+    model = network(("a", "b"), fg_iou=0.7, bg_iou=0.3).train()
+    generator = torch.Generator().manual_seed(5)
+    corners = torch.rand(4, 3, 2, generator=generator) * 20
+    sides = 8 + torch.rand(4, 3, 2, generator=generator) * 18
+    targets = [
+        {"boxes": torch.cat([start, start + side], dim=1), "labels": torch.tensor([0, 1, 0])}
+        for start, side in zip(corners, sides, strict=True)
+    ]
+    images = pictures(4)
+    batch = model.prepare(images, targets)
+    criterion = MethodCriterion(get_method(name), model)
+    own = criterion.targets(batch)
+    box = criterion(model.dense(batch), own, own.counts)["box"]
+    theirs = to_torchvision(model).train()(images, [dict(target) for target in targets])["bbox_regression"]
+    torch.testing.assert_close(box, model(images, targets)["bbox_regression"])
+    torch.testing.assert_close(box, theirs)
+    usual = network(("a", "b")).train()
+    assert float(usual(images, targets)["bbox_regression"]) != pytest.approx(float(box), rel=1e-3)
