@@ -21,21 +21,26 @@ Section = tuple[str, str, Sequence[object]]
 """An anchor, a title and what stands below it; a section without content is left out."""
 
 
-def write_report(folder: Path | str) -> Path:
+def write_report(folder: Path | str, target: Path | str | None = None) -> Path:
     """Draws ``folder``/plots/*.svg and writes ``folder``/report.html, which needs no other file to be read.
 
+    Args:
+        folder: A run folder; one that still runs gives a page of what is there already.
+        target: Write the page there instead, and nothing into the run folder.
+
     Returns:
-        The path of report.html.
+        The path of the page.
 
     Raises:
         InputError: The folder holds no results, a file is cut off, or the runs follow different protocols.
     """
     run = SavedRun.load(folder)
     comparison = compare(run.results)
-    write_plots(run)
-    target = run.root / "report.html"
-    write_text(target, page(run, comparison))
-    return target
+    if target is None:
+        write_plots(run)
+    path = run.root / "report.html" if target is None else Path(target)
+    write_text(path, page(run, comparison))
+    return path
 
 
 def write_comparison(folders: Sequence[Path | str], target: Path | str) -> Path:

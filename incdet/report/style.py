@@ -81,7 +81,8 @@ pre { background: var(--card); padding: 12px 14px; border-radius: 8px; overflow-
   details::details-content { content-visibility: visible; height: auto; }
   pre { white-space: pre-wrap; font-size: 7.5pt; columns: 2; }
   .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .panels.small, .panels.photos { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .panels.small { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .panels.photos { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); }
 }
 """
 

@@ -137,8 +137,10 @@ def ends(area: Area, values: Sequence[tuple[float, str, str]]) -> Markup:
     ordered = sorted(values, key=lambda item: -item[0])
     places = spread([area.py(value) for value, _, _ in ordered], LINE)
     below = max(0.0, places[-1] - area.bottom) if places else 0.0
+    # The words above the area stay free, whatever many lines that end at its top would like.
+    places = [max(place - below, area.top + LINE * rank) for rank, place in enumerate(places)]
     return join(
-        label(area.right + 7, place - below + 4, words, f"end halo {css}")
+        label(area.right + 7, place + 4, words, f"end halo {css}")
         for place, (_, words, css) in zip(places, ordered, strict=True)
     )
 

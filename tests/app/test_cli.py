@@ -142,6 +142,8 @@ def test_several_words_are_classes_and_settings_may_follow_them(
 def test_report_draws_the_folder(calls: list[Any], incdet_command: Callable[..., Any]) -> None:
     assert incdet_command("report", "runs/x").code == 0
     assert calls == [((Path("runs/x"),), {})]
+    assert incdet_command("report", "runs/x", "--output", "elsewhere.html").code == 0
+    assert calls[1] == ((Path("runs/x"), Path("elsewhere.html")), {})
 
 
 def test_tools_are_the_verbs(calls: list[Any], tmp_path: Path) -> None:

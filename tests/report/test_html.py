@@ -64,6 +64,13 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return moved
 
 
+def test_a_page_can_be_written_elsewhere_and_the_run_folder_stays_as_it_is(folder: Path, tmp_path: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    page = write_report(folder, tmp_path / "pages" / "mine.html")
+    assert page == tmp_path / "pages" / "mine.html" and sorted(folder.rglob("*")) == before
+    assert write_report(folder).read_text("utf-8") == page.read_text("utf-8")
+
+
 def page_of(folder: Path) -> Page:
     return Page((folder / "report.html").read_text("utf-8"))
 

@@ -46,6 +46,13 @@ def test_the_labels_at_line_ends_do_not_lie_on_each_other() -> None:
     assert min(heights["a"] - heights["b"], heights["c"] - heights["a"]) >= 12.9
 
 
+def test_the_labels_of_lines_that_end_at_the_top_leave_the_words_above_free() -> None:
+    area = Area(0, 30, 100, 130, (0, 1), (0, 10))
+    made = ElementTree.fromstring(f"<g>{ends(area, [(10.0, word, '') for word in 'abcde'])}</g>")
+    heights = sorted(float(part.attrib["y"]) for part in made)
+    assert heights[0] == 34 and heights[-1] == 34 + 4 * 13
+
+
 def test_a_file_of_its_own_is_whole_and_shows_every_panel() -> None:
     panels = [drawing(100, 50, label(0, 10, "<a&b>"), name="one"), drawing(80, 50, name="two")]
     read = ElementTree.fromstring(standalone(panels, [(100, 50), (80, 50)], columns=2))
