@@ -67,6 +67,28 @@ def find_leaks(first: Iterable[Record], second: Iterable[Record], progress: Prog
     return [leaks[path] for path in sides[0] if path in leaks]
 
 
+def find_copies(records: Iterable[Record]) -> list[Leak]:
+    """Every picture of a set whose bytes an earlier one of it has, with that one."""
+    paths = list(dict.fromkeys(record.image for record in records))
+    pictures = inspect_pictures(paths)
+    first: dict[str, Path] = {}
+    return [
+        Leak(path, twin, "copy")
+        for path in paths
+        if pictures[path].digest and (twin := first.setdefault(pictures[path].digest, path)) != path
+    ]
+
+
+def copy_warnings(copies: Sequence[Leak], origin: str) -> list[Finding]:
+    """A warning with the number of copies and the names of the first, if there are any."""
+    if not copies:
+        return []
+    pairs = ", ".join(f"{shown(copy.first.name)} = {shown(copy.second.name)}" for copy in copies[:3])
+    problem = f"{len(copies)} stand(s) twice, as copies under two names: {pairs}"
+    fix = "remove one of the two, or see that both carry the same boxes"
+    return [Finding(origin, "pictures", problem, fix, "warning")]
+
+
 def leak_warnings(leaks: Sequence[Leak], first: str, second: str) -> list[Finding]:
     """A warning for each kind of leak, with the number of pictures and the names of the first.
 

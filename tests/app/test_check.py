@@ -11,6 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+
+from incdet.vocab import Vocabulary
 
 Make = Callable[..., Any]
 
@@ -116,6 +119,13 @@ def test_pictures_of_two_sets_are_compared(incdet_command: Make, tmp_path: Path)
     assert "class 'Cat': looks like 'cat'" in done.out and "picture(s) of" not in done.out
 
 
+def test_copies_inside_a_set_are_told(incdet_command: Make, tmp_path: Path) -> None:
+    photographs(tmp_path / "a", range(3))
+    shutil.copy(tmp_path / "a" / "0.jpg", tmp_path / "a" / "2.jpg")
+    done = incdet_command("check", "--data", tmp_path / "a")
+    assert done.code == 0 and "1 stand(s) twice, as copies under two names: 2.jpg = 0.jpg" in done.out
+
+
 def test_splits_of_one_set_are_compared_with_each_other(incdet_command: Make, tmp_path: Path) -> None:
     photographs(tmp_path / "x", range(4))
     root = tmp_path / "kit"
@@ -140,3 +150,37 @@ def test_the_answer_about_the_cameras_turn_is_taken(incdet_command: Make, tmp_pa
     assert asked.code == 0 and "2 picture(s) are to be turned" in asked.out
     for answer in ("apply", "ignore"):
         assert ", 0 warning(s)" in incdet_command("check", "--data", tmp_path / "a", "--exif", answer).out
+
+
+class Sees(torch.nn.Module):
+    """A detector that finds a cat and a cow at fixed places of every picture."""
+
+    vocab = Vocabulary((("cat", "cow"),))
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        boxes = torch.tensor([[8.0, 10.0, 40.0, 34.0], [44.0, 2.0, 60.0, 20.0], [44.0, 26.0, 60.0, 46.0]])
+        scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 1])
+        return [{"boxes": boxes, "scores": scores, "labels": labels} for _ in images]
+
+
+def test_a_detector_is_asked_for_forgotten_labels(
+    make_coco: Make, incdet_command: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("incdet.network.importing.load_detector", lambda *_: Sees())
+    own, fixed = make_coco(), tmp_path / "fixed"
+    done = incdet_command("check", "--data", own.annotations, "--detector", "any", "--fix", fixed)
+    assert done.code == 0
+    assert "class 'cat': the detector sees 4 in 4 image(s) without a label, the surest in image 1 at" in done.out
+    assert "class 'cow': is not annotated here; the detector sees 4 in 4 image(s)" in done.out
+    written = json.loads((fixed / "annotations.json").read_text())["annotations"]
+    assert [(one["category_id"], one["bbox"]) for one in written if one["iscrowd"]] == [(1, [44, 2, 16, 18])] * 4
+    again = incdet_command("check", "--data", fixed / "annotations.json", "--images", own.images, "--detector", "any")
+    assert "without a label" not in again.out and "4 objects ignored" in again.out
+    none = incdet_command("check", "--data", own.annotations, "--detector", "any", "--lowest", "0.95")
+    assert "the detector sees" not in none.out
+
+
+def test_a_detector_that_is_none_is_refused_before_anything_is_read(make_coco: Make, incdet_command: Make) -> None:
+    done = incdet_command("check", "--data", make_coco().annotations, "--detector", "nowhere/step_1")
+    assert done.code == 2 and done.out == "" and "nowhere/step_1" in done.err
+    assert incdet_command("check", "--data", "x.json", "--detector", "x", "--lowest", "1.5").code == 2

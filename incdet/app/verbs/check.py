@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from incdet.app.verbs.verb import Verb, add_data, add_split
+from incdet.app.verbs.verb import Verb, add_checkpoint, add_data, add_device, add_split, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Annotations, others that they ought not to share pictures with, and where a repaired copy goes."""
+    """Annotations, others not to share pictures with, a detector to ask, and where a repaired copy goes."""
     add_data(parser)
     parser.add_argument(
         "--against", type=Path, metavar="PATH", help="tell pictures that stand in these annotations too"
     )
     parser.add_argument("--against-images", type=Path, metavar="DIR", help="folder of their images")
     add_split(parser, "--against-split", "--against")
+    add_checkpoint(parser, "--detector", "tell what it sees that is not annotated")
+    parser.add_argument(
+        "--lowest", type=share, default=0.5, metavar="SCORE", help="least score of what the detector sees [0.5]"
+    )
+    add_device(parser)
     parser.add_argument("--fix", type=Path, metavar="DIR", help="write a copy without what is wrong, as COCO JSON")
 
 
@@ -24,6 +29,13 @@ def check(arguments: argparse.Namespace) -> int:
     from incdet.app.check import check as look_through
     from incdet.app.check import write_fixed
 
+    model = None
+    if arguments.detector is not None:
+        from incdet.network.device import device_named
+        from incdet.network.importing import load_detector
+
+        place = device_named(arguments.device)
+        model = load_detector(arguments.detector, arguments.arch, arguments.known_classes).to(place)
     report = look_through(
         arguments.data,
         arguments.images,
@@ -32,6 +44,8 @@ def check(arguments: argparse.Namespace) -> int:
         against=arguments.against,
         against_images=arguments.against_images,
         against_split=arguments.against_split,
+        detector=model,
+        lowest=arguments.lowest,
     )
     for line in report.lines():
         print(line)

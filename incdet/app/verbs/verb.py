@@ -100,10 +100,11 @@ def add_split(parser: argparse.ArgumentParser, option: str, what: str) -> None:
     parser.add_argument(option, metavar="NAME", help=f"split of {what}, such as train, val, 2007_test [as needed]")
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The detector a verb works with."""
+def add_checkpoint(parser: argparse.ArgumentParser, option: str = "--checkpoint", purpose: str = "") -> None:
+    """The detector a verb works with; with a ``purpose`` it may be left out."""
     what = "folder of one step; torchvision's BUILDER:WEIGHTS; or a state dict, with --arch and --known-classes"
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DETECTOR", help=what)
+    what = f"{purpose}: {what}" if purpose else what
+    parser.add_argument(option, required=not purpose, type=Path, metavar="DETECTOR", help=what)
     parser.add_argument("--arch", metavar="NAME", help="network of a state dict, such as retinanet_resnet50_fpn")
     add_names(parser, "--known-classes", "name of each column of a state dict; N/A for one without a class")
 
@@ -126,6 +127,14 @@ def words_of(text: str) -> list[str]:
 def override(key: str, words: Sequence[str]) -> str:
     """The setting ``key`` as a list of words, in the form of the command line."""
     return f"{key}={json.dumps(list(words))}"
+
+
+def share(text: str) -> float:
+    """A number in [0, 1], for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("has to be in 0..1")
+    return value
 
 
 def positive(text: str) -> int:
