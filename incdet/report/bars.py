@@ -32,7 +32,8 @@ def bars(title: str, rows: Sequence[Bar], note: str = "", most: float | None = N
     top = most or max((row.value for row in rows), default=1.0) or 1.0
     longest = max((len(row.name) for row in rows), default=0)
     left = min(max(LETTER * min(longest, NAME) + 8, 60.0), 168.0)
-    area = Area(left, 30, 262, 30 + ROW * len(rows), (0, top), (0, 1))
+    right = min(262.0, WIDTH - LETTER * max((len(row.words) for row in rows), default=0) - 8)
+    area = Area(left, 30, right, 30 + ROW * len(rows), (0, top), (0, 1))
     parts = []
     for place, row in enumerate(rows):
         y = area.top + ROW * place

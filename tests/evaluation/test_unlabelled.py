@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from helpers import record
@@ -11,7 +13,7 @@ NAMES = ("cat", "dog", "bird")
 LEFT, NEAR_LEFT, RIGHT = [2, 2, 20, 20], [3, 2, 21, 20], [28, 28, 46, 46]
 
 
-def found(*items: tuple[str, list[float], float]) -> Detections:
+def found(*items: tuple[str, Sequence[float], float]) -> Detections:
     return Detections(
         np.array([box for _, box, _ in items], np.float32).reshape(-1, 4),
         np.array([score for _, _, score in items], np.float32),
@@ -22,9 +24,9 @@ def found(*items: tuple[str, list[float], float]) -> Detections:
 def test_what_no_annotation_explains_is_told_once_for_each_place() -> None:
     labelled = record("a.png", ("cat",), boxes=[LEFT], coverage=("cat", "dog"))
     items = [("dog", NEAR_LEFT, 0.9), ("dog", RIGHT, 0.7), ("bird", RIGHT, 0.8), ("cat", [0, 30, 10, 46], 0.4)]
-    seen = find_unlabelled([labelled], {1: found(*items)}, NAMES)  # type: ignore[arg-type]
+    seen = find_unlabelled([labelled], {1: found(*items)}, NAMES)
     assert [(one.name, one.covered) for one in seen] == [("bird", False)]
-    seen = find_unlabelled([labelled], {1: found(*items)}, NAMES, lowest=0.4)  # type: ignore[arg-type]
+    seen = find_unlabelled([labelled], {1: found(*items)}, NAMES, lowest=0.4)
     assert [(one.name, round(one.score, 2)) for one in seen] == [("bird", 0.8), ("cat", 0.4)]
 
 

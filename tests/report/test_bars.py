@@ -55,3 +55,9 @@ def test_every_class_has_a_row_and_every_method_a_marker() -> None:
 
 def test_points_have_a_sign() -> None:
     assert [points(value) for value in (0.051, -0.051, -0.0001, None)] == ["+5.1", "\u22125.1", "+0.0", "-"]
+
+
+def test_the_words_behind_a_bar_end_inside_the_chart() -> None:
+    drawn, _ = bars("t", [Bar("star on cross", 38.0, "38 % (47 of 12,400)"), Bar("b", 1.0, "1 %")], most=100)
+    places = [float(place) for place in re.findall(r'<text x="([\d.]+)" y="[\d.]+">38 %', drawn)]
+    assert len(places) == 1 and places[0] + 6.2 * 19 <= 360
