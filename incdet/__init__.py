@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Architecture",
     "Config",
+    "Detector",
     "Finding",
     "IncrementalRetinaNet",
     "InputError",
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
     from incdet.app.evaluate import evaluate as evaluate_checkpoint
     from incdet.app.extend import extend
     from incdet.app.extend import extend as finetune_custom
+    from incdet.app.load import Detector, load
     from incdet.app.predict import predict
     from incdet.app.train import train
     from incdet.config import Config, load_config
     from incdet.config.architecture import Architecture
     from incdet.config.architecture import Architecture as Recipe
     from incdet.errors import Finding, InputError
-    from incdet.network.checkpoint import load, save
+    from incdet.network.checkpoint import save
     from incdet.network.importing import load_detector
     from incdet.network.retinanet import IncrementalRetinaNet
     from incdet.network.torchvision import from_torchvision, to_torchvision
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Architecture": "incdet.config.architecture:Architecture",
     "Config": "incdet.config:Config",
+    "Detector": "incdet.app.load:Detector",
     "Finding": "incdet.errors:Finding",
     "IncrementalRetinaNet": "incdet.network.retinanet:IncrementalRetinaNet",
     "InputError": "incdet.errors:InputError",
@@ -65,7 +68,7 @@ _HOME = {
     "extend": "incdet.app.extend:extend",
     "finetune_custom": "incdet.app.extend:extend",  # the name of before
     "from_torchvision": "incdet.network.torchvision:from_torchvision",
-    "load": "incdet.network.checkpoint:load",
+    "load": "incdet.app.load:load",
     "load_config": "incdet.config:load_config",
     "load_detector": "incdet.network.importing:load_detector",
     "predict": "incdet.app.predict:predict",

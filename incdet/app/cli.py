@@ -32,7 +32,7 @@ from incdet.app.verbs import (
     report,
     train,
 )
-from incdet.app.verbs.verb import Verb
+from incdet.app.verbs.verb import SETTING, Verb
 from incdet.errors import InputError, OutputError, Terminated, TrainingError, shown, suggest
 
 VERBS: dict[str, Verb] = {
@@ -91,18 +91,30 @@ def _fill(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a verb; ``key=value`` words may stand anywhere, where argparse takes them in one place only."""
+    """The arguments of a verb; ``key=value`` words and the detector may stand anywhere, where argparse is strict."""
     arguments, rest = parser.parse_known_args(words)
+    fail = arguments.parser.error
     rest += getattr(arguments, "swallowed", [])
-    takes_settings = hasattr(arguments, "overrides")
     for word in rest:
         if word.startswith("-"):
             options = re.findall(r"--[\w-]+", arguments.parser.format_usage())
-            arguments.parser.error(f"{word} is no option; {suggest(word.partition('=')[0], options)}")
-        if "=" not in word or not takes_settings:
-            arguments.parser.error(f"{word!r} is one word too many")
-    if takes_settings:
-        arguments.overrides = [*arguments.overrides, *rest]
+            fail(f"{word} is no option; {suggest(word.partition('=')[0], options)}")
+    if hasattr(arguments, "overrides"):
+        rest = [*arguments.overrides, *rest]
+    detectors = []
+    if hasattr(arguments, "detector_word"):
+        rest = [word for word in (arguments.detector_word, *rest) if word is not None]
+        detectors = [word for word in rest if not (hasattr(arguments, "overrides") and SETTING.fullmatch(word))]
+        rest = [word for word in rest if word not in detectors]
+        if not detectors and arguments.checkpoint is None:
+            fail("the following arguments are required: DETECTOR")
+        if arguments.checkpoint is None:
+            arguments.checkpoint = detectors.pop(0)
+    if hasattr(arguments, "overrides"):
+        arguments.overrides = [word for word in rest if "=" in word]
+        rest = [word for word in rest if "=" not in word]
+    for word in (*detectors, *rest):
+        fail(f"{word!r} is one word too many")
     return arguments
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from incdet.app.annotations import picture_progress
+from incdet.app.load import load
 from incdet.data.formats.reader import open_annotations
 from incdet.data.records import Exif
 from incdet.data.resize import Geometry
@@ -17,7 +18,6 @@ from incdet.evaluation.results import SCHEMA
 from incdet.evaluation.scoring import score
 from incdet.files import require_output, write_json
 from incdet.network.device import device_named
-from incdet.network.importing import load_detector
 from incdet.vocab import look_alike_warnings
 
 
@@ -37,7 +37,7 @@ def evaluate(
     """COCO scores of a checkpoint on any annotation file; classes that only one of the two knows are left out.
 
     Args:
-        path: Checkpoint folder, or what else ``load_detector`` takes.
+        path: Checkpoint folder, or what else ``incdet.load`` takes.
         annotations: In any format, see ``open_annotations``.
         images: Folder of the pictures, where they do not lie beside the annotations.
         split: The split to score; None takes a test split.
@@ -58,7 +58,7 @@ def evaluate(
     if output is not None:
         require_output(output)
     place = device_named(device)
-    model = load_detector(path, arch, known_classes)
+    model = load(path, arch, known_classes).model
     geometry = Geometry.smallest(model.architecture)
     with picture_progress() as progress:
         data = open_annotations(

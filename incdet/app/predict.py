@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from incdet.app.load import load
 from incdet.data.dataset import image_size, read_image
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
@@ -16,7 +17,6 @@ from incdet.evaluation.detections import detect
 from incdet.evaluation.results import SCHEMA
 from incdet.files import require_output, write_bytes, write_json
 from incdet.network.device import device_named
-from incdet.network.importing import load_detector
 from incdet.report.drawing import draw_detections
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -36,7 +36,7 @@ def predict(
     """Runs the checkpoint at ``path`` over photographs and draws what it finds.
 
     Args:
-        path: Checkpoint folder, or what else ``load_detector`` takes.
+        path: Checkpoint folder, or what else ``incdet.load`` takes.
         images: Files, or folders whose pictures are taken.
         output: Gets ``detections.json`` and ``<name>.png`` of every picture.
         threshold: Lowest score that is kept, in [0, 1].
@@ -55,7 +55,7 @@ def predict(
     require_output(output, folder=True)
     place = device_named(device)
     records = [_record(file, number) for number, file in enumerate(_files(images), start=1)]
-    model = load_detector(path, arch, known_classes).to(place)
+    model = load(path, arch, known_classes).model.to(place)
     found = detect(model, records, batch_size=batch_size)
     entries: list[dict[str, Any]] = []
     for record in records:

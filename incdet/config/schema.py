@@ -284,6 +284,8 @@ class Extension(Section):
     """Turn pictures as the camera says (`apply`) or not (`ignore`); `auto` tells it from the stated sizes."""
     classes: tuple[str, ...] | None = None
     """Classes to learn; null takes all that the annotations name."""
+    keep: Literal["balanced", "fast"] | None = None
+    """How the old classes are kept; null where a method is named."""
     keep_old_images: Flag = False
     """Train on images too that show known classes alone; their labels refresh the detector."""
     old_annotations: Path | None = None

@@ -66,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
 
     monkeypatch.setattr(incdet.app.train, "train", record)
     monkeypatch.setattr(incdet.app.evaluate, "evaluate", record)
-    monkeypatch.setattr(incdet.app.extend, "extend", record)
+    monkeypatch.setattr(incdet.app.extend, "carry_out", record)
     monkeypatch.setattr(incdet.report.html, "write_report", record)
     return caught
 
@@ -97,7 +97,7 @@ def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[...,
     given = {"arch": None, "known_classes": None}
     assert calls == [
         (
-            (Path("a"), Path("b"), Path("c")),
+            ("a", Path("b"), Path("c")),
             {"split": None, "exif": "auto", "output": tmp_path / "d", "batch_size": 8, "device": "auto", **given},
         )
     ]
@@ -111,32 +111,59 @@ def test_evaluate_prints_a_table(calls: list[Any], incdet_command: Callable[...,
 def test_extend_passes_classes_and_overrides(calls: list[Any], incdet_command: Callable[..., Any]) -> None:
     words = ["--checkpoint", "a", "--data", "b", "--output", "c", "--classes", "cat, dog", "train.base.iterations=2"]
     assert incdet_command("extend", *words).code == 0
-    assert calls[0][0] == (Path("a"), Path("b"), None)
-    assert calls[0][1]["classes"] == ["cat, dog"], "whether that is one class or two, the data knows"
-    assert calls[0][1]["overrides"] == ["train.base.iterations=2"]
-    assert (calls[0][1]["method"], calls[0][1]["output"]) == ("incdet", Path("c"))
+    call = calls[0][0][0]
+    assert (call.extension.checkpoint, call.extension.annotations, call.extension.images) == ("a", Path("b"), None)
+    assert call.extension.classes == ("cat, dog",), "whether that is one class or two, the data knows"
+    assert call.overrides == ["train.base.iterations=2"]
+    assert (call.method, call.output) == (None, Path("c"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "--data", "b", "seed=3"],
+        ["--data", "b", "a", "seed=3"],
+        ["seed=3", "--data", "b", "a"],
+        ["seed=3", "a", "--data", "b"],
+        ["--data", "b", "seed=3", "a"],
+        ["--data", "b", "seed=3", "--checkpoint", "a"],
+        ["--checkpoint", "a", "seed=3", "--data", "b"],
+    ],
+    ids=" ".join,
+)
+def test_the_detector_and_the_settings_may_stand_anywhere(
+    calls: list[Any], incdet_command: Callable[..., Any], words: list[str]
+) -> None:
+    assert incdet_command("extend", *words).code == 0
+    call = calls[0][0][0]
+    assert (call.extension.checkpoint, call.overrides, call.output) == ("a", ["seed=3"], Path("runs/new"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "b"], "required: DETECTOR"),
+        (["--data", "b", "seed=3"], "required: DETECTOR"),
+        (["a", "--data", "b", "c"], "'c' is one word too many"),
+        (["a", "--data", "b", "--checkpoint", "c"], "'a' is one word too many"),
+    ],
+    ids=str,
+)
+def test_one_detector_is_needed(words: list[str], said: str, incdet_command: Callable[..., Any]) -> None:
+    for verb in ("extend", "evaluate"):
+        if verb == "extend" or "seed=3" not in words:
+            done = incdet_command(verb, *words)
+            assert done.code == 2 and said in done.err
 
 
 def test_several_words_are_classes_and_settings_may_follow_them(
     calls: list[Any], incdet_command: Callable[..., Any]
 ) -> None:
-    words = [
-        "--classes",
-        "cat",
-        "a, b",
-        "seed=3",
-        "--output",
-        "c",
-        "--checkpoint",
-        "a",
-        "--data",
-        "b",
-        "--classes",
-        "ox",
-    ]
+    words = ["--classes", "cat", "a, b", "seed=3", "--out", "c", "--checkpoint", "a", "--data", "b", "--classes", "ox"]
     assert incdet_command("extend", "memory.total=0", *words).code == 0
-    assert calls[0][1]["classes"] == ["cat", "a, b", "ox"]
-    assert sorted(calls[0][1]["overrides"]) == ["memory.total=0", "seed=3"]
+    call = calls[0][0][0]
+    assert call.extension.classes == ("cat", "a, b", "ox")
+    assert sorted(call.overrides) == ["memory.total=0", "seed=3"]
 
 
 def test_report_draws_the_folder(calls: list[Any], incdet_command: Callable[..., Any]) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from finished_run import Finished, quiet
+from helpers import assert_equal_states, state_of
 
-from incdet.app.extend import chosen_classes, extend, new_classes
+import incdet
+from incdet.app.extend import extend
+from incdet.app.extend_data import chosen_classes, new_classes
 from incdet.app.progress import Display
 from incdet.app.train import train
-from incdet.config import Config, load_config
+from incdet.config import load_config
 from incdet.data.dataset import read_image
 from incdet.data.formats import read_coco
 from incdet.errors import InputError
@@ -27,7 +30,9 @@ ROOM = ("memory.total=8",)
 
 def teach(finished: Finished, data: Path, images: Path | None, output: Path, **more: Any) -> Path:
     path = more.pop("path", finished.root / "incdet" / "step_3")
-    return extend(path, data, images, output=output, overrides=more.pop("overrides", ROOM), **more)
+    made = extend(path, data, images, output=output, overrides=more.pop("overrides", ROOM), **more)
+    assert made.run is not None
+    return made.run
 
 
 def assert_taught(finished: Finished, root: Path) -> None:
@@ -204,6 +209,52 @@ def test_old_data_is_used_where_a_run_stored_exemplars_too(
     assert "exemplars chosen from" in capsys.readouterr().out
 
 
+# --- said before anything is done
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, incdet_command: Callable[..., Any]
+) -> None:
+    own = make_coco(names=("cat", "circle", "dog"))
+    words = ["extend", finished.root / "incdet", "--data", own.annotations, "--images", own.images, *ROOM]
+    words += ["--out", tmp_path / "own", "--classes", "cat", "circle", "--dry-run"]
+    done = incdet_command(*words)
+    assert done.code == 0 and not (tmp_path / "own").exists()
+    lines = {line.partition(":")[0]: line.partition(":")[2].strip() for line in done.out.splitlines()}
+    assert lines["known"] == f"6 classes: {', '.join(SHAPES)}" and lines["new"] == "1 classes: cat"
+    assert lines["left out"].startswith("circle, dog (") and "COCO JSON" in lines["data"]
+    assert "6 exemplars of the run" in lines["kept"] and lines["method"].startswith("balanced: incdet")
+    assert lines["writes"] == str(tmp_path / "own" / "step_4")
+    told = json.loads(incdet_command(*words, "--json").out)
+    assert told["plan"]["new"] == ["cat"] and told["plan"]["objects"] == {"cat": 1}
+
+
+@pytest.mark.usefixtures("without_report")
+def test_json_is_one_object_on_stdout_and_all_else_on_stderr(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, incdet_command: Callable[..., Any]
+) -> None:
+    own = make_coco()
+    words = ["--data", own.annotations, "--images", own.images, "--method", "masked", *ROOM, "--json"]
+    done = incdet_command("extend", finished.root / "incdet" / "step_3", *words, "--out", tmp_path / "own")
+    assert done.code == 0
+    assert json.loads(done.out)["run"] == str(tmp_path / "own")
+    assert "new:         2 classes: cat, dog" in done.err
+
+
+def test_a_loaded_detector_can_be_extended_and_is_left_as_it_was(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path
+) -> None:
+    own = make_coco()
+    before = incdet.load(finished.root / "incdet")
+    state = state_of(before.model)
+    settings = (*ROOM, "train.increment.iterations=1")
+    after = incdet.extend(before, own.annotations, own.images, output=tmp_path / "own", overrides=settings)
+    assert after.names == (*before.names, "cat", "dog") and after.source == str(tmp_path / "own" / "step_4")
+    assert not after.model.training
+    assert_equal_states(state, state_of(before.model))
+
+
 # --- stopped and gone on with
 
 
@@ -235,7 +286,7 @@ def test_a_stopped_extension_goes_on_as_if_it_had_not_been(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert incdet_command(*words, "--output", whole).code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("incdet.app.run.Display", lambda: Stopping("step 4 train", 2))
+        patch.setattr("incdet.app.extend.Display", lambda: Stopping("step 4 train", 2))
         done = incdet_command(*words, "--output", parts)
     assert done.code == 130 and list(parts.rglob("*.pt"))
     again = {
@@ -281,7 +332,7 @@ def test_another_call_does_not_go_on_with_an_extension(
     finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = make_coco()
-    monkeypatch.setattr("incdet.app.run.Display", lambda: Stopping("step 4 train", 1))
+    monkeypatch.setattr("incdet.app.extend.Display", lambda: Stopping("step 4 train", 1))
     with pytest.raises(KeyboardInterrupt):
         teach(finished, own.annotations, own.images, tmp_path / "own")
     with pytest.raises(InputError, match="already holds a run"):
@@ -303,7 +354,9 @@ def test_only_the_run_that_made_the_checkpoint_gives_settings(
         (place / "config.yaml").write_text("sead: 1")
     with pytest.raises(AssertionError, match="training has begun"):
         teach(finished, own.annotations, own.images, tmp_path / "own", path=lone, overrides=("engine.device=cpu",))
-    assert load_config(tmp_path / "own" / "config.yaml").train == Config().train
+    train = load_config(tmp_path / "own" / "config.yaml").train
+    assert train.increment != finished.config.train.increment
+    assert (train.increment.optimizer, train.increment.weight_decay) == ("adamw", 0.01)
 
 
 # --- refused before any training
@@ -333,13 +386,13 @@ def test_a_file_without_a_use_is_refused(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.backbone=resnet18", "the network is that of --checkpoint"),
-        ("model.score_thresh=0.1", "the network is that of --checkpoint"),
+        ("model.backbone=resnet18", "the network is that of the detector"),
+        ("model.score_thresh=0.1", "the network is that of the detector"),
         ("data.train_images=9", "those of --data"),
         ("protocol.steps=5+5", "--classes"),
         ("methods=[eeil]", "give --method"),
-        ("output=elsewhere", "give --output"),
-        ("base=there", "--checkpoint"),
+        ("output=elsewhere", "give --out"),
+        ("base=there", "that of the command"),
         ("train.joint.lr=1", "no joint training"),
         ("train.base.lr=1", "train.increment"),
         ("extend.classes=[dog]", "options of the command"),
@@ -371,7 +424,7 @@ def test_what_is_refused(finished: Finished, make_coco: Callable[..., Any], tmp_
         teach(finished, own.annotations, own.images, finished.root)
 
 
-def test_new_classes_are_the_files_own_unless_named(make_coco: Callable[..., Any]) -> None:
+def test_new_classes_are_those_that_the_file_shows_unless_named(make_coco: Callable[..., Any]) -> None:
     own = read_coco(*make_coco())
     file = Path("own.json")
     assert new_classes(Vocabulary((("ant",),)), own, None, file) == (("cat", "dog"), ())
@@ -383,10 +436,14 @@ def test_new_classes_are_the_files_own_unless_named(make_coco: Callable[..., Any
         new_classes(Vocabulary((("cat",),)), own, ["cat"], file)
 
 
-def test_a_class_without_an_object_cannot_be_learned(make_coco: Callable[..., Any]) -> None:
+def test_a_class_without_an_object_is_neither_learned_nor_refreshed(make_coco: Callable[..., Any]) -> None:
     own = make_coco(edit=lambda content: content["categories"].append({"id": 9, "name": "cow"}))
+    data = read_coco(*own)
+    assert new_classes(Vocabulary((("ant",),)), data, None, own.annotations) == (("cat", "dog"), ())
+    assert new_classes(Vocabulary((("cow",),)), data, None, own.annotations) == (("cat", "dog"), ())
+    assert new_classes(Vocabulary((("cow",),)), data, ["cow", "dog"], own.annotations) == (("dog",), ())
     with pytest.raises(InputError, match="'cow'.*has no object"):
-        new_classes(Vocabulary((("ant",),)), read_coco(*own), None, own.annotations)
+        new_classes(Vocabulary((("ant",),)), data, ["cow"], own.annotations)
 
 
 @pytest.mark.parametrize(

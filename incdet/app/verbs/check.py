@@ -31,11 +31,11 @@ def check(arguments: argparse.Namespace) -> int:
 
     model = None
     if arguments.detector is not None:
+        from incdet.app.load import load
         from incdet.network.device import device_named
-        from incdet.network.importing import load_detector
 
         place = device_named(arguments.device)
-        model = load_detector(arguments.detector, arguments.arch, arguments.known_classes).to(place)
+        model = load(arguments.detector, arguments.arch, arguments.known_classes).model.to(place)
     report = look_through(
         arguments.data,
         arguments.images,

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from incdet.app.verbs.verb import Verb, add_checkpoint, add_data, add_device, positive
+from incdet.app.verbs.verb import Verb, add_data, add_detector, add_device, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, annotations, and where the scores go."""
-    add_checkpoint(parser)
+    add_detector(parser)
     add_data(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the scores there as JSON")
     parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="images in a forward pass [8]")

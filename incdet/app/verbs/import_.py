@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch", metavar="NAME", help="retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2, or a backbone"
     )
-    add_names(parser, "--classes", "name of each column of its head; N/A for one without a class")
+    add_names(parser, "--classes", what="name of each column of its head; N/A for one without a class")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the checkpoint")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from incdet.app.verbs.verb import Verb, add_checkpoint, add_device
+from incdet.app.verbs.verb import Verb, add_detector, add_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A checkpoint, pictures, and a folder for what is found."""
-    add_checkpoint(parser)
+    add_detector(parser)
     parser.add_argument("--images", required=True, type=Path, nargs="+", metavar="PATH", help="pictures or folders")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="gets detections.json and drawings")
     parser.add_argument("--threshold", type=float, default=0.3, metavar="S", help="lowest score that is kept [0.3]")

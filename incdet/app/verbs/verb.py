@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_OVERRIDE = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
+SETTING = re.compile(r"[a-z_]+(\.\w+)*=.*", re.DOTALL)
+"""How a ``key=value`` word looks."""
 
 
 class Verb(NamedTuple):
@@ -46,8 +47,8 @@ class ClassWords(argparse.Action):
         """Called by argparse for every use of the option."""
         words = [str(word) for word in values or ()]
         given = getattr(namespace, self.dest) or []
-        setattr(namespace, self.dest, [*given, *(word for word in words if not _OVERRIDE.fullmatch(word))])
-        settings = [word for word in words if _OVERRIDE.fullmatch(word)]
+        setattr(namespace, self.dest, [*given, *(word for word in words if not SETTING.fullmatch(word))])
+        settings = [word for word in words if SETTING.fullmatch(word)]
         namespace.swallowed = [*getattr(namespace, "swallowed", []), *settings]
 
 
@@ -95,23 +96,42 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_split(parser: argparse.ArgumentParser, option: str, what: str) -> None:
+def add_split(parser: argparse._ActionsContainer, option: str, what: str) -> None:
     """Which part of annotations a verb takes."""
     parser.add_argument(option, metavar="NAME", help=f"split of {what}, such as train, val, 2007_test [as needed]")
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, option: str = "--checkpoint", purpose: str = "") -> None:
-    """The detector a verb works with; with a ``purpose`` it may be left out."""
-    what = "folder of one step; torchvision's BUILDER:WEIGHTS; or a state dict, with --arch and --known-classes"
-    what = f"{purpose}: {what}" if purpose else what
-    parser.add_argument(option, required=not purpose, type=Path, metavar="DETECTOR", help=what)
+_DETECTOR = "a checkpoint or run folder; torchvision's BUILDER:WEIGHTS; or a state dict, with --arch and its classes"
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """The detector a verb works with, as a word of its own; ``--checkpoint`` goes on meaning the same.
+
+    The command line hands it on as ``arguments.checkpoint``, and refuses a call without one or with two.
+    """
+    parser.add_argument("detector_word", nargs="?", metavar="DETECTOR", help=_DETECTOR)
+    parser.add_argument("--checkpoint", metavar="DETECTOR", help=argparse.SUPPRESS)
+    _add_known(parser)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, option: str, purpose: str) -> None:
+    """A detector that may be left out, and what a verb wants one for."""
+    parser.add_argument(option, metavar="DETECTOR", help=f"{purpose}: {_DETECTOR}")
+    _add_known(parser)
+
+
+def _add_known(parser: argparse.ArgumentParser) -> None:
+    """What a state dict does not tell of itself."""
     parser.add_argument("--arch", metavar="NAME", help="network of a state dict, such as retinanet_resnet50_fpn")
-    add_names(parser, "--known-classes", "name of each column of a state dict; N/A for one without a class")
+    what = "name of each column of a state dict; N/A for one without a class"
+    add_names(parser, "--classes-known", "--known-classes", what=what, dest="known_classes")
 
 
-def add_names(parser: argparse.ArgumentParser, option: str, what: str) -> None:
+def add_names(parser: argparse.ArgumentParser, *options: str, what: str, dest: str | None = None) -> None:
     """Names of classes as words of their own, as one word with commas, or as a file with one a line."""
-    parser.add_argument(option, nargs="+", action=Names, metavar="NAME", help=f"{what}; or a file with one a line")
+    named = {} if dest is None else {"dest": dest}
+    words = f"{what}; or a file with one a line"
+    parser.add_argument(*options, nargs="+", action=Names, metavar="NAME", help=words, **named)  # type: ignore[arg-type]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

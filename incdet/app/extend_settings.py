@@ -1,0 +1,173 @@
+"""The settings of an extension: those of the run that made the checkpoint, what was chosen by word, and what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from incdet.app.load import locate
+from incdet.app.origin import run_of
+from incdet.app.run_folder import CONFIG, difference, frozen_config
+from incdet.app.unused import refuse_unused
+from incdet.config import Config, Extension, load_config, parse_config
+from incdet.config.yamlfile import parse_override
+from incdet.errors import Finding, InputError
+from incdet.methods.method import Method
+from incdet.methods.registry import frozen_settings, get_method
+
+WAYS: dict[str, tuple[str, tuple[str, ...]]] = {"balanced": ("incdet", ()), "fast": ("incdet", ("replay",))}
+"""What ``--keep`` means: a method, and the parts of it that are left out."""
+_ELSEWHERE = {
+    "base": "the detector is that of the command",
+    "data": "the annotations are those of --data",
+    "extend": "the options of the command say it",
+    "methods": "give --method",
+    "model": "the network is that of the detector",
+    "output": "give --out",
+    "protocol": "the step is --classes",
+    "train.joint": "there is no joint training",
+}
+"""Settings that an extension does not use, and what says it in their place."""
+FITTED = (
+    "train.increment.iterations",
+    "train.increment.epochs",
+    "train.increment.batch_size",
+    "train.increment.lr",
+    "train.increment.warmup",
+    "train.finetune.batch_size",
+)
+"""Settings that are chosen to fit the data and the machine unless the command gives them."""
+_FRESH = (
+    *(
+        f"train.{name}.{words}"
+        for name in ("increment", "finetune")
+        for words in ("optimizer=adamw", "weight_decay=0.01", "schedule=cosine", "clip=5.0")
+    ),
+    "train.increment.lr=5e-4",
+    "train.finetune.lr=1e-4",
+)
+"""How a detector learns that no run of incdet has trained, at 16 images in a batch."""
+
+
+class Call(NamedTuple):
+    """An extension as it was asked for.
+
+    Attributes:
+        extension: Detector, annotations, and how the old classes are kept.
+        output: Run folder.
+        method: Name of a method in place of ``extension.keep``.
+        overrides: ``key=value`` settings.
+        resume: Refuse with what differs, where ``output`` holds an extension by another call.
+    """
+
+    extension: Extension
+    output: Path
+    method: str | None = None
+    overrides: Sequence[str] = ()
+    resume: bool = False
+
+
+class Settled(NamedTuple):
+    """The settings of a call.
+
+    Attributes:
+        config: Complete but for ``unfitted``.
+        unfitted: Keys whose values wait for the data; none where the folder holds an earlier part of the run.
+        resume: Whether the run goes on.
+    """
+
+    config: Config
+    unfitted: tuple[str, ...]
+    resume: bool
+
+
+def settle(call: Call) -> Settled:
+    """The settings of ``call``, those that an earlier part of it in the same folder has fitted among them.
+
+    Raises:
+        InputError: A setting is unknown, or not used by an extension.
+    """
+    extension = call.extension.model_copy(update={"checkpoint": locate(call.extension.checkpoint)})
+    config = _configured(call, extension)
+    given = [parse_override(text)[0] for text in call.overrides]
+    open_keys = tuple(key for key in FITTED if not any(key == one or key.startswith(f"{one}.") for one in given))
+    if "train.increment.epochs" in given or "train.increment.iterations" in given:
+        open_keys = tuple(key for key in open_keys if not key.endswith((".iterations", ".epochs")))
+    frozen = config.output / CONFIG
+    if frozen.is_file():
+        before = frozen_config(frozen)
+        if before.extend is not None:
+            config = changed(config, {key: _value(before, key) for key in open_keys})
+            open_keys = ()
+    return Settled(config, open_keys, call.resume or (frozen.is_file() and not difference(frozen, config)))
+
+
+def changed(config: Config, values: dict[str, object]) -> Config:
+    """``config`` with other schedules: ``{"train.increment.lr": 0.1}``."""
+    sections = {name: getattr(config.train, name) for name in ("increment", "finetune")}
+    for key, value in values.items():
+        _, name, field = key.split(".")
+        sections[name] = sections[name].model_copy(update={field: value})
+    return config.model_copy(update={"train": config.train.model_copy(update=sections)})
+
+
+def chosen_method(config: Config) -> Method:
+    """The method of an extension.
+
+    Raises:
+        InputError: There is none of that name, or it learns from all steps at once.
+    """
+    method = get_method(config.methods[0], config.without, config.method)
+    if method.joint:
+        fix = "use another: incdet methods"
+        raise InputError(Finding("command line", "method joint", "needs the data of all steps", fix))
+    return method
+
+
+def refuse_idle(extension: Extension, method: Method, replays: bool) -> None:
+    """Checks that every file that was named has a use.
+
+    Raises:
+        InputError: Old annotations where no exemplar is kept, or pictures of annotations that are not given.
+    """
+    findings = []
+    if extension.old_annotations is not None and not replays:
+        problem = f"is not used: {method.name} with this memory keeps no exemplar"
+        findings.append(Finding("command line", "--old-data", problem, "leave it out, or keep a memory"))
+    for name in ("old", "test"):
+        for part in ("images", "split"):
+            if getattr(extension, f"{name}_annotations") is None and getattr(extension, f"{name}_{part}") is not None:
+                fix = f"give --{name}-data too, or leave it out"
+                findings.append(Finding("command line", f"--{name}-{part}", "is not used alone", fix))
+    if findings:
+        raise InputError(findings)
+
+
+def _configured(call: Call, extension: Extension) -> Config:
+    """The settings of the run that made the checkpoint, or the defaults, with what an extension has no use for gone."""
+    run = run_of(Path(extension.checkpoint))
+    inherited = {"train.base": "train.increment and train.finetune are set already: change those"} if run else {}
+    refuse_unused(call.overrides, {**_ELSEWHERE, **inherited}, "incdet extend")
+    method, without = _way(call)
+    words = [f"methods=[{method}]", f"without=[{','.join(without)}]", *(() if run else _FRESH), *call.overrides]
+    config = load_config(run / CONFIG if run else None, words).model_copy(
+        update={"extend": extension, "output": call.output}
+    )
+    own = {method: config.method[method]} if method in config.method else {}
+    config = config.model_copy(update={"method": frozen_settings([method], own)})
+    return parse_config(config.tree(), "settings")
+
+
+def _way(call: Call) -> tuple[str, tuple[str, ...]]:
+    if call.method is None:
+        return WAYS[call.extension.keep or "balanced"]
+    if call.extension.keep is not None:
+        fix = "give one of the two: --keep chooses the method"
+        raise InputError(Finding("command line", "--method", "is given beside --keep", fix))
+    return call.method, ()
+
+
+def _value(config: Config, key: str) -> object:
+    _, name, field = key.split(".")
+    return getattr(getattr(config.train, name), field)
