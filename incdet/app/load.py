@@ -13,8 +13,7 @@ from torch import Tensor
 
 from incdet.app.run_folder import CONFIG
 from incdet.errors import Finding, InputError
-from incdet.network import checkpoint
-from incdet.network.importing import load_detector
+from incdet.network import checkpoint, importing
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
@@ -73,7 +72,7 @@ def load(source: str | Path, arch: str | None = None, known_classes: Sequence[st
         InputError: There is no such thing, it cannot be read or downloaded, or is not what it is said to be.
     """
     place = locate(source)
-    model = load_detector(place, arch, known_classes)
+    model = importing.load_detector(place, arch, known_classes)
     return Detector(model.eval(), place, arch, None if known_classes is None else tuple(known_classes))
 
 
