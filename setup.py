@@ -9,8 +9,11 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 SOURCE = (HERE / "incdet" / "__init__.py").read_text(encoding="utf-8")
+CITATION = (HERE / "CITATION.cff").read_text(encoding="utf-8")
 VERSION = re.search(r'^__version__ = "(.+)"$', SOURCE, re.MULTILINE)
 assert VERSION is not None, "incdet/__init__.py states the version"
+# An address is stated once, where people cite it; until there is one, none is made up.
+ADDRESS = re.search(r'^(?:repository-code|url): "?(https?://[^"\s]+)', CITATION, re.MULTILINE)
 
 setup(
     name="incdet",
@@ -19,6 +22,8 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls={} if ADDRESS is None else {"Source": ADDRESS[1], "Documentation": f"{ADDRESS[1]}/tree/main/docs"},
     python_requires=">=3.10",  # torch 2.9 and up need it
     packages=find_packages(include=["incdet", "incdet.*"]),
     package_data={"incdet": ["py.typed"]},
@@ -36,7 +41,6 @@ setup(
         "typing-extensions",  # `Self` on Python 3.10; pydantic needs it anyway
         "pyyaml",
         "rich",  # progress bar and tables
-        "psutil",  # how much memory is free, for the batch size; accelerate needs it anyway
         "opencv-python-headless",  # decodes and resizes pictures; never install another OpenCV beside it
     ],
     extras_require={
@@ -49,11 +53,33 @@ setup(
             "hotcoco",  # fast COCO evaluation, tested equal to pycocotools to the last bit
         ],
         "tensorboard": ["tensorboard"],  # engine.tensorboard
+        "docs": [
+            "mkdocs<2",  # what the theme is made for
+            "mkdocs-material",
+            "mkdocstrings[python]",  # API pages from docstrings
+            "ruff",  # breaks long signatures in them
+        ],
     },
     entry_points={"console_scripts": ["incdet=incdet.app.cli:main"]},
+    keywords=[
+        "object detection",
+        "incremental learning",
+        "continual learning",
+        "knowledge distillation",
+        "torchvision",
+    ],
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 15)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from benchmarks import suite_names
+from documents import ROOT, as_incdet, blocks, commands, our_commands
 from PIL import Image
 
 from incdet.app.cli import build_parser
@@ -19,8 +20,7 @@ from incdet.config import load_config
 from incdet.data.formats import read_coco, read_voc
 from incdet.evaluation.metrics import ClassScore, summary
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-VERB_OF_TOOL = {"train_incremental": "train", "evaluate": "evaluate", "finetune_custom": "extend"}
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 # Everything as in the demo, only smaller.
 TINY = [
     "data.train_images=24",
@@ -38,38 +38,17 @@ TINY = [
 ]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[list[str]]:
-    """The words of every command of the README, those joined by ``&&`` apart."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
-
-
-def as_incdet(words: list[str]) -> list[str] | None:
-    """The arguments of ``incdet`` that a command of the README stands for; None for a command that is not ours."""
-    if words[0] == "incdet":
-        return words[1:]
-    if words[0] == "python" and words[1].startswith("tools/"):
-        assert (Path(__file__).parents[1] / words[1]).is_file()
-        if words[1] == "tools/benchmark.py":
-            return None
-        return [VERB_OF_TOOL[Path(words[1]).stem], *words[2:]]
-    return None
-
-
-OURS = [words for words in map(as_incdet, commands()) if words is not None]
+OURS = our_commands(TEXT)
+COVERAGE, PROTOCOLS = ((ROOT / "docs" / name).read_text("utf-8") for name in ("coverage.md", "protocols.md"))
 
 
 def test_the_readme_shows_every_command() -> None:
     assert {words[0] for words in OURS} >= {"train", "evaluate", "extend", "check", "report", "methods"}
-    assert {words[0] for words in commands()} <= {"python", "pip", "pytest", "incdet", "."}
+    assert {words[0] for words in commands(TEXT)} <= {"python", "pip", "pytest", "incdet", "."}
 
 
 def test_the_benchmarks_of_the_readme_are_there() -> None:
-    shown = [words[2:] for words in commands() if words[:2] == ["python", "tools/benchmark.py"]]
+    shown = [words[2:] for words in commands(TEXT) if words[:2] == ["python", "tools/benchmark.py"]]
     assert [words for words in shown if "--quick" in words] and [words for words in shown if "--json" in words]
     for words in shown:
         named = [word for number, word in enumerate(words) if word[0] != "-" and words[number - 1] != "--json"]
@@ -85,40 +64,25 @@ def test_every_command_of_the_readme_is_understood(words: list[str], monkeypatch
         load_config(arguments.config, [*arguments.overrides, *rest])
 
 
-def questions() -> list[str]:
-    """The commands that answer a question of the table."""
-    table = TEXT.split("## What people ask", 1)[1].split("\n## ", 1)[0]
-    return [code for code in re.findall(r"`([^`]+)`", table) if code.startswith("incdet ")]
-
-
-@pytest.mark.parametrize("command", questions())
-def test_every_answer_is_a_command_that_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
-    arguments, rest = build_parser().parse_known_args(shlex.split(command)[1:])
-    assert all("=" in word for word in rest)
-    if arguments.verb == "train":
-        load_config(arguments.config, [*arguments.overrides, *rest])
-
-
 def test_what_an_answer_adds_to_the_command_is_understood() -> None:
     table = TEXT.split("## What people ask", 1)[1].split("\n## ", 1)[0]
     added = [shlex.split(code) for code in re.findall(r"`(--[^`]+)`", table)]
-    assert len(questions()) >= 4 and ["--resume"] in added
+    assert ["--resume"] in added
     for words in added:
         verb = {"--resume": ["train", "--config", "x"]}.get(words[0], ["extend", "--data", "x", "--output", "y"])
         given = [*verb, "--checkpoint", "z"] if verb[0] == "extend" else verb
         assert build_parser().parse_known_args([*given, *words])[1] == []
 
 
-def test_partly_annotated_data_is_read_as_the_readme_says(tmp_path: Path) -> None:
-    (part,) = blocks("json")
+def test_partly_annotated_data_is_read_as_the_documentation_says(tmp_path: Path) -> None:
+    (part,) = blocks(COVERAGE, "json")
     (tmp_path / "images").mkdir()
     for name in ("a", "b"):
         Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"{name}.png")
     (tmp_path / "partly.json").write_text(part, encoding="utf-8")
     first, second = read_coco(tmp_path / "partly.json", tmp_path / "images").records
     assert first.coverage == {"cat"} and second.coverage == {"cat", "dog"}
-    (tree,) = blocks("xml")
+    (tree,) = blocks(COVERAGE, "xml")
     (tmp_path / "images" / "a.xml").write_text(tree, encoding="utf-8")
     other = tree.replace("<covered><name>cat</name></covered>", "").replace("<name>cat</name>", "<name>dog</name>")
     (tmp_path / "images" / "b.xml").write_text(other, encoding="utf-8")
@@ -126,17 +90,15 @@ def test_partly_annotated_data_is_read_as_the_readme_says(tmp_path: Path) -> Non
     assert partly.coverage == {"cat"} and whole.coverage == {"cat", "dog"}
 
 
-def test_the_relative_gap_is_that_of_the_readme() -> None:
-    assert "RelGap is the part of joint training's AP50 that is missing" in " ".join(TEXT.split())
+def test_the_relative_gap_is_that_of_the_documentation() -> None:
+    assert "RelGap is the part of joint training's AP50 that is missing" in " ".join(PROTOCOLS.split())
     steps, joint = [["cat"]], {"cat": ClassScore(0.2, 0.8)}
     assert summary({1: {"cat": ClassScore(0.1, 0.6)}}, steps, joint)["RelGap"] == pytest.approx(0.25)
 
 
 def test_a_machine_without_a_gpu_is_told_of_its_own_build() -> None:
-    said = " ".join(blocks("text"))
-    assert (
-        "git clone" in said and "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu" in said
-    )
+    said = " ".join(blocks(TEXT, "text"))
+    assert "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu" in said
 
 
 def test_the_marked_block_is_the_test_command_and_ci_runs_it(repository: Path) -> None:
@@ -149,25 +111,13 @@ def test_the_marked_block_is_the_test_command_and_ci_runs_it(repository: Path) -
     assert found.stdout.strip() == marked[0]
 
 
-def test_links_lead_somewhere(repository: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
-    assert links and all((repository / link).exists() for link in links)
-
-
-def test_the_table_of_methods_is_complete() -> None:
-    from incdet.methods.registry import OWN
-
-    section = TEXT.split("## Methods", 1)[1].split("\n## ", 1)[0]
-    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == set(OWN)
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the README's demo command, made tiny, has run."""
     repository = Path(__file__).parents[1]
     (words,) = [
         words
-        for words in commands()
+        for words in commands(TEXT)
         if words[:2] == ["python", "tools/train_incremental.py"] and words[3] == "configs/shapes/demo.yaml"
     ][:1]
     folder = tmp_path_factory.mktemp("demo")
@@ -195,7 +145,7 @@ def test_the_demo_writes_what_the_readme_says(demo: Path) -> None:
         result = json.loads((output / method / "results.json").read_text("utf-8"))
         assert result["schema"] == 1
         assert result["method"] == method
-        assert all(f"`{key}`" in TEXT for key in result if key != "schema")
+        assert all(f"`{key}`" in PROTOCOLS for key in result if key != "schema")
         steps = [1, 2, 3] if method != "joint" else [3]
         assert [entry["step"] for entry in result["steps"]] == steps
     assert (output / "base/step_1/model.safetensors").is_file()
@@ -212,7 +162,7 @@ def test_the_python_example_runs_on_the_demo(demo: Path) -> None:
     import numpy as np
 
     cv2.imwrite(str(demo / "photo.png"), np.full((70, 90, 3), 99, np.uint8))
-    example, conversion = blocks("python")
+    example, conversion = blocks(TEXT, "python")
     outdated = "error::DeprecationWarning:torchvision.io.image"
     run(demo, [sys.executable, "-W", outdated, "-c", example + "\nassert len(names) == len(found['scores'])"])
     small = conversion.replace("weights=weights", "weights=None, weights_backbone=None, num_classes=91")  # no download
@@ -226,7 +176,7 @@ def test_own_classes_are_added_as_the_readme_says(demo: Path, make_coco: Callabl
         (demo / "mine").mkdir(exist_ok=True)
         (demo / f"mine/{split}.json").write_text(data.annotations.read_text("utf-8"), encoding="utf-8")
     (demo / "mine/images").symlink_to(data.images)
-    chapter = TEXT.split("## Add your own classes", 1)[1].split("```bash\n", 1)[1].split("```", 1)[0]
+    chapter = TEXT.split("### 2. Add your own classes", 1)[1].split("```bash\n", 1)[1].split("```", 1)[0]
     for line in chapter.splitlines():
         words = as_incdet(shlex.split(line))
         assert words is not None

@@ -36,3 +36,9 @@ def test_every_package_that_is_imported_is_declared(repository: Path) -> None:
         if not declared & set(map(normal, providers.get(module, [module])))
     }
     assert missing == set()
+
+
+def test_a_source_distribution_holds_what_its_installation_reads(repository: Path) -> None:
+    read = re.findall(r'HERE / "([A-Z][\w.]+)"', (repository / "setup.py").read_text("utf-8"))
+    listed = (repository / "MANIFEST.in").read_text("utf-8").split()
+    assert len(read) >= 2 and set(read) <= {*listed, "README.md"}  # setuptools takes README.md by itself

@@ -10,7 +10,7 @@ from incdet.app.detector import describe
 from incdet.app.extend_data import Given, Lesson, lesson
 from incdet.app.extend_memory import old_memory, stored_memory
 from incdet.app.extend_plan import Plan
-from incdet.app.extend_settings import Call, chosen_method, fitted, refuse_idle, settle
+from incdet.app.extend_settings import Call, chosen_method, refuse_idle, settle
 from incdet.app.load import Detector, detector_of, load
 from incdet.app.progress import Display
 from incdet.app.run import Run
@@ -49,7 +49,6 @@ def extend(
     test_data: str | Path | None = None,
     test_images: str | Path | None = None,
     test_split: str | None = None,
-    validation: float = 0.2,
     resume: bool = False,
     arch: str | None = None,
     known_classes: Sequence[str] | None = None,
@@ -81,8 +80,6 @@ def extend(
         test_data: Annotations to measure old and new classes on, before and after.
         test_images: Their image folder.
         test_split: Their split; None takes a test split.
-        validation: Where no ``test_data`` are given and ``data`` have no test split: the share of each class's images
-            that is held out to measure on.
         resume: Refuse with what differs, where ``output`` holds an extension by another call.
         arch: Network of a state dict, see ``load``.
         known_classes: Names of its columns.
@@ -114,7 +111,6 @@ def extend(
         test_annotations=_path(test_data),
         test_images=_path(test_images),
         test_split=test_split,
-        validation=validation,
     )
     root = carry_out(Call(extension, Path(output), method, overrides, resume), display)
     made = load(root)
@@ -127,14 +123,14 @@ def plan(call: Call) -> Plan:
     Raises:
         InputError: As ``carry_out``.
     """
-    config, unfitted, resume = settle(call)
-    return _prepare(config, resume=resume, unfitted=unfitted).plan
+    config, _, resume = settle(call)
+    return _prepare(config, resume=resume).plan
 
 
 def carry_out(call: Call, display: Display | None = None) -> Path:
     """Does what was asked for, and returns the run folder; see ``extend``."""
-    config, unfitted, resume = settle(call)
-    return _run(_prepare(config, resume=resume, unfitted=unfitted), resume, display)
+    config, _, resume = settle(call)
+    return run_extension(config, resume=resume, display=display)
 
 
 def run_extension(config: Config, *, resume: bool = False, display: Display | None = None) -> Path:
@@ -145,10 +141,7 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
         resume: Go on with what the folder holds.
         display: Shows progress; by default on stdout.
     """
-    return _run(_prepare(config, resume=resume), resume, display)
-
-
-def _run(ready: _Prepared, resume: bool, display: Display | None) -> Path:
+    ready = _prepare(config, resume=resume)
     config, model, source, protocol = ready.config, ready.model, ready.lesson.source, ready.lesson.protocol
     step, display = len(protocol.steps), display or Display()
     for line in ready.plan.lines():
@@ -158,7 +151,7 @@ def _run(ready: _Prepared, resume: bool, display: Display | None) -> Path:
         results = work.taken_up(work.folder.root, ready.method)
         memory = Memory.empty(ready.budget)
         if ready.replays:
-            memory = old_memory(work, model, ready.stored, ready.lesson.old, ready.budget)
+            memory = old_memory(work, model, ready.stored, ready.given.old, ready.budget)
         work.begin(ready.method.name)
         if step - 1 not in results.steps:
             work.measure(model, results, step - 1, work.folder.root, seconds=None, memory=size_of(memory))
@@ -187,7 +180,7 @@ class _Prepared(NamedTuple):
         return describe(self.model.architecture)
 
 
-def _prepare(config: Config, *, resume: bool, unfitted: Sequence[str] = ()) -> _Prepared:
+def _prepare(config: Config, *, resume: bool) -> _Prepared:
     extension = config.extend
     assert extension is not None, "a configuration of incdet train has no extension"
     method = chosen_method(config)
@@ -197,12 +190,11 @@ def _prepare(config: Config, *, resume: bool, unfitted: Sequence[str] = ()) -> _
     Run.require(config, resume=resume)
     model = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
     given = Given.read(extension, Geometry.smallest(model.architecture))
-    lessons = lesson(given, extension, model.vocab, config.seed)
-    config = fitted(config, unfitted, model, lessons)
+    lessons = lesson(given, extension, model.vocab)
     if replays:
         budget.quotas(lessons.protocol.names)
     stored = stored_memory(extension) if replays and given.old is None else None
-    planned = _planned(config, method, model, given, lessons, _exemplars(replays, stored, lessons, budget), resume)
+    planned = _planned(config, method, model, given, lessons, _exemplars(replays, stored, given, budget), resume)
     return _Prepared(config, method, model, given, lessons, budget, replays, stored, planned)
 
 
@@ -230,7 +222,7 @@ def _planned(
         data=given.own.describe(),
         images=view.images,
         objects=lessons.objects,
-        measured=lessons.measured,
+        measured=given.test.describe() if given.test is not None else "",
         measured_images=len(lessons.source.test),
         exemplars=exemplars,
         keep=extension.keep or ("balanced" if method.name == "incdet" else None),
@@ -253,13 +245,13 @@ def method_steps(method: Method, lengths: Lengths, step: int) -> dict[str, int]:
     return {**interim, "train": main, **finetune}
 
 
-def _exemplars(replays: bool, stored: Memory | None, lessons: Lesson, budget: Budget) -> str:
+def _exemplars(replays: bool, stored: Memory | None, given: Given, budget: Budget) -> str:
     """What is kept of the old classes' images, in words."""
     room = f"{budget.total} images in all" if budget.total is not None else f"{budget.per_class} images a class"
     if not replays:
         return "no old image; the old network is kept as a teacher"
-    if lessons.old is not None:
-        return f"exemplars chosen from {len(lessons.old)} old images, {room}"
+    if given.old is not None:
+        return f"exemplars chosen from {len(given.old)} old images, {room}"
     if stored is not None:
         return f"{len(stored)} exemplars of the run that made the checkpoint, then {room}"
     return f"no old image, for none is known (give --old-data); new ones from now on, {room}"

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pytest
 import torch
 from finished_run import Finished, quiet
@@ -23,11 +22,10 @@ from incdet.data.formats import read_coco
 from incdet.errors import InputError
 from incdet.memory.manifest import load_memory
 from incdet.network import checkpoint
-from incdet.training.fitting import fitted_steps
 from incdet.vocab import Vocabulary
 
 SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
-ROOM = ("memory.total=8", "train.increment.iterations=4")
+ROOM = ("memory.total=8",)
 
 
 def teach(finished: Finished, data: Path, images: Path | None, output: Path, **more: Any) -> Path:
@@ -123,8 +121,8 @@ def test_exemplars_are_chosen_from_old_data_where_no_run_stored_any(
     short = (
         "engine.device=cpu",
         "engine.workers=0",
-        "train.increment.iterations=2",
-        "train.increment.batch_size=2",
+        "train.base.iterations=2",
+        "train.base.batch_size=2",
         "memory.per_class=1",
     )
     root = teach(
@@ -322,9 +320,7 @@ def test_the_frozen_file_is_that_of_the_extension(
     assert config.extend is not None and config.extend.annotations == own.annotations
     assert config.extend.checkpoint == str(finished.root / "incdet" / "step_3")
     assert config.methods == ("masked",) and config.memory.total == 8
-    mine, theirs = config.train.increment, finished.config.train.increment
-    assert (mine.optimizer, mine.schedule, mine.clip, mine.lr) == ("adamw", "cosine", 5.0, theirs.lr)
-    assert mine.batch_size == theirs.batch_size == 4 and mine.iterations == 4
+    assert config.train.increment == finished.config.train.increment
     for foreign in ("data", "model", "protocol", "base", "joint"):
         assert f"{foreign}:" not in (root / "config.yaml").read_text()
     start = next(json.loads(line) for line in (root / "log.jsonl").open() if '"start"' in line)
@@ -343,78 +339,6 @@ def test_another_call_does_not_go_on_with_an_extension(
         teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"])
     with pytest.raises(InputError, match="key extend.classes.*differs"):
         teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"], resume=True)
-
-
-# --- how long, and on what it is measured
-
-
-@pytest.mark.usefixtures("no_training")
-def test_the_schedule_fits_the_data_and_is_kept_when_the_run_goes_on(
-    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = make_coco(images=12)
-    lone = shutil.copytree(finished.root / "incdet" / "step_3", tmp_path / "lone")
-    device = ("engine.device=cpu", "engine.workers=0")
-
-    def begun() -> Any:
-        with pytest.raises(AssertionError, match="training has begun"):
-            teach(finished, own.annotations, own.images, tmp_path / "own", path=lone, overrides=device)
-        return load_config(tmp_path / "own" / "config.yaml").train.increment
-
-    first = begun()
-    assert (first.batch_size, first.iterations, first.epochs) == (4, fitted_steps(10, 5, 4), None)
-    assert first.lr == 2.5e-4 and first.warmup == 30
-    monkeypatch.setattr("incdet.app.extend_settings.free_memory", lambda device: 0)
-    assert begun() == first, "less memory than before is no reason to train otherwise"
-    shutil.rmtree(tmp_path / "own")
-    assert begun().batch_size == 1
-
-
-@pytest.mark.usefixtures("without_report")
-def test_images_are_held_out_where_there_is_nothing_else_to_measure_on(
-    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = make_coco(images=10)
-    old = {"old_data": finished.data / "train.json", "old_images": finished.data / "images"}
-    root = teach(finished, own.annotations, own.images, tmp_path / "own", validation=0.25, **old)
-    told = capsys.readouterr().out
-    assert "2 of 10 images held out of the annotations (25 % of each class's, seed 0)" in told
-    held = json.loads((root / "data.json").read_text())
-    assert len(held["train"]) == 8 and len(held["test"]) > 2, "old images too"
-    memory = load_memory(root / "memory" / "step_3.json")
-    tested = {Path(name).name for name in held["test"]}
-    assert not {one.image.name for one in memory if "train" in one.image.parts} & tested, "no exemplar is measured on"
-    before, after = json.loads((root / "results.json").read_text())["steps"]
-    assert before["AP50"] is not None and after["new"]["AP50"] is not None
-
-
-@pytest.mark.usefixtures("no_training")
-def test_the_test_split_of_the_annotations_is_measured_on(
-    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, incdet_command: Callable[..., Any]
-) -> None:
-    data = tmp_path / "data"
-    for name, images in (("train", 6), ("val", 3)):
-        one = make_coco(images=images, folder=f"data/{name}")
-        for number, picture in enumerate(sorted(one.images.iterdir())):
-            content = cv2.imread(str(picture))
-            assert content is not None
-            content[40:, 4 * (number + images) :] = 255  # no two pictures alike
-            cv2.imwrite(str(picture), content)
-    words = [
-        "extend",
-        finished.root / "incdet",
-        "--data",
-        data,
-        *ROOM,
-        "--out",
-        tmp_path / "own",
-        "--dry-run",
-        "--json",
-    ]
-    told = json.loads(incdet_command(*words).out)["plan"]
-    assert told["images"] == 6 and told["measured_images"] == 3 and "split val" in told["measured"]
-    told = json.loads(incdet_command(*words, "--validation", "0").out)["plan"]
-    assert told["images"] == 6 and told["measured_images"] == 0 and not told["measured"]
 
 
 # --- whose settings
@@ -437,15 +361,13 @@ def test_only_the_run_that_made_the_checkpoint_gives_settings(
 
 # --- refused before any training
 
-OLD_UNUSED: dict[str, Any] = {"old_data": Path("old.json"), "validation": 0.0}
-
 
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"method": "lwf", **OLD_UNUSED}, "--old-data.*lwf with this memory keeps no exemplar"),
-        ({"overrides": ("memory.total=0",), **OLD_UNUSED}, "--old-data.*is not used"),
+        ({"method": "lwf", "old_data": Path("old.json")}, "--old-data.*lwf with this memory keeps no exemplar"),
+        ({"overrides": ("memory.total=0",), "old_data": Path("old.json")}, "--old-data.*is not used"),
         ({"old_images": Path("old")}, "--old-images: is not used alone -> give --old-data"),
         ({"test_images": Path("test")}, "--test-images: is not used alone -> give --test-data"),
         ({"test_split": "val"}, "--test-split: is not used alone"),
