@@ -53,6 +53,7 @@ setup(
             "hotcoco",  # fast COCO evaluation, tested equal to pycocotools to the last bit
         ],
         "tensorboard": ["tensorboard"],  # engine.tensorboard
+        "supervision": ["supervision>=0.31"],  # Prediction.to_supervision; earlier ones bring a second OpenCV
         "docs": [
             "mkdocs<2",  # what the theme is made for
             "mkdocs-material",

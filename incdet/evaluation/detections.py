@@ -6,6 +6,7 @@ Shapes: N detections of an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -66,37 +67,70 @@ def detect(
         ValueError: ``precision`` is none of the four.
     """
     from incdet.data.dataset import eval_loader
-    from incdet.network.bn_folding import folded_once
 
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     device = torch.device(device)
     dtype = autocast_dtype(model, device, precision)
     on_gpu = device.type == "cuda"
-    if on_gpu:
-        model.to(memory_format=torch.channels_last)
     found: dict[int, Detections] = {}
     done, underway = 0, None
+    with _evaluating(model, dtype, device):
+        for images, targets in eval_loader(records, batch_size, workers, pin_memory=on_gpu) if records else ():
+            outputs = model([_as_floats(image.to(device, non_blocking=True)) for image in images])
+            # The batch before lands only now: its copy had the time of this forward.
+            if underway is not None:
+                found.update(underway.land())
+            underway = _Flight.start([int(target["image_id"]) for target in targets], outputs)
+            done += len(targets)
+            if progress is not None:
+                progress(done, len(records))
+        if underway is not None:
+            found.update(underway.land())
+    return found
+
+
+def detect_planes(
+    model: torch.nn.Module,
+    pictures: Sequence[torch.Tensor],
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "auto",
+) -> list[Detections]:
+    """``detect`` for pictures in memory, one batch of them.
+
+    Args:
+        model: As for ``detect``.
+        pictures: (3, H, W) RGB, float32 in 0..1 or uint8; any sizes.
+        device: As for ``detect``.
+        precision: As for ``detect``.
+    """
+    if device is None:
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = torch.device(device)
+    if not pictures:
+        return []
+    with _evaluating(model, autocast_dtype(model, device, precision), device):
+        outputs = model([_as_floats(picture.to(device)) for picture in pictures])
+        return [one for _, one in _Flight.start([*range(len(pictures))], outputs).land()]
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module, dtype: torch.dtype | None, device: torch.device) -> Iterator[None]:
+    """The model in eval mode, folded, without a graph and under autocast; afterwards in the mode it came with."""
+    from incdet.network.bn_folding import folded_once
+
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
         with folded_once(model), torch.inference_mode(), autocast:
-            for images, targets in eval_loader(records, batch_size, workers, pin_memory=on_gpu) if records else ():
-                outputs = model([_as_floats(image.to(device, non_blocking=True)) for image in images])
-                # The batch before lands only now: its copy had the time of this forward.
-                if underway is not None:
-                    found.update(underway.land())
-                underway = _Flight.start([int(target["image_id"]) for target in targets], outputs)
-                done += len(targets)
-                if progress is not None:
-                    progress(done, len(records))
-            if underway is not None:
-                found.update(underway.land())
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
-    return found
 
 
 def autocast_dtype(model: torch.nn.Module, device: torch.device, precision: str) -> torch.dtype | None:
