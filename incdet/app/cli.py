@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(parser, words)
 
 
-def run_tool(verb: str, argv: Sequence[str] | None = None) -> int:
-    """Run one verb as a script of its own (``tools/*.py``) and return the exit code."""
+def run_tool(verb: str | Verb, argv: Sequence[str] | None = None) -> int:
+    """Run one verb, or what is a tool alone, as a script of its own (``tools/*.py``) and return the exit code."""
     parser = argparse.ArgumentParser()
-    _fill(parser, verb)
+    _fill(parser, VERBS[verb] if isinstance(verb, str) else verb)
     return _guarded(parser, list(sys.argv[1:] if argv is None else argv))
 
 
@@ -79,15 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"incdet {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, verb in VERBS.items():
-        _fill(verbs.add_parser(name, help=verb.summary), name)
+        _fill(verbs.add_parser(name, help=verb.summary), verb, name)
     return parser
 
 
-def _fill(parser: argparse.ArgumentParser, verb: str) -> None:
-    parser.description = VERBS[verb].description
+def _fill(parser: argparse.ArgumentParser, verb: Verb, name: str | None = None) -> None:
+    parser.description = verb.description
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    VERBS[verb].add_arguments(parser)
-    parser.set_defaults(verb=verb, parser=parser)
+    verb.add_arguments(parser)
+    parser.set_defaults(verb=name, work=verb.run, parser=parser)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -125,7 +125,7 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     arguments = _parse(parser, words)
     try:
         with _terminable():
-            return VERBS[arguments.verb].run(arguments)
+            return int(arguments.work(arguments))
     except InputError as error:
         print(f"The input was refused; nothing was trained or overwritten.\n{error}", file=sys.stderr)
         return 2

@@ -155,6 +155,52 @@ def bootstrap_change(
     return Interval(end - start, float(low), float(high))
 
 
+def bootstrap_mean_change(
+    before: Sequence[Matches],
+    after: Sequence[Matches],
+    *,
+    draws: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+    form: str = "voc12",
+) -> Interval:
+    """The change of the mean AP50 over classes, seeds or both, with a paired percentile interval.
+
+    All sides come from the same records in the same order, and every draw takes the same images for all of them: what
+    is resampled is the test set, not the training. Classes without ground truth, and in a draw those that it holds no
+    object of, are left out of both means.
+
+    Args:
+        before: Matches of every class (and seed) of one detector.
+        after: Those of the other, in the same order.
+        draws: Number of resamples, >= 1.
+        level: Coverage of the interval, in (0, 1).
+        seed: Seed of the resampling.
+        form: ``voc07`` or ``voc12``.
+
+    Raises:
+        ValueError: The two sides differ in number, or in the objects per image.
+    """
+    changes, drawn = [], []
+    for one, other in zip(before, after, strict=True):
+        if not np.array_equal(one.positives, other.positives):
+            raise ValueError("a paired interval needs the same records on both sides; the objects per image differ")
+        start, end = average_precision(one, form), average_precision(other, form)
+        if start is None or end is None:
+            continue
+        changes.append(end - start)
+        pairs = zip(*(_resampled_ap(side, draws, seed, form) for side in (one, other)), strict=True)
+        drawn.append([np.nan if a is None or b is None else b - a for a, b in pairs])
+    if not changes:
+        return Interval(None, None, None)
+    means = [mean(value for value in draw if not np.isnan(value)) for draw in np.array(drawn).T]
+    known = [value for value in means if value is not None]
+    if not known:
+        return Interval(float(np.mean(changes)), None, None)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(changes)), float(low), float(high))
+
+
 def paired_changes(
     before: Mapping[str, Matches],
     after: Mapping[str, Matches],

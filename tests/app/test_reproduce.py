@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_run import quiet
+
+from incdet.app import suites
+from incdet.app.cli import run_tool
+from incdet.app.reproduce import Suite, reproduce
+from incdet.app.suites import SUITES, Entry
+from incdet.config import Config, load_config
+from incdet.errors import InputError
+from incdet.evaluation.results import Results
+from incdet.network import checkpoint
+
+Settings = Callable[..., Config]
+
+
+@pytest.fixture
+def suite(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_report: None) -> Suite:
+    """Two classes on two with fine-tuning and one more method, in a few iterations."""
+    config = settings(protocol={"steps": [["circle", "cross"], ["ring", "square"]]})
+    (tmp_path / "configs").mkdir()
+    config.dump(tmp_path / "configs" / "tiny.yaml")
+    monkeypatch.setitem(suites.SUITES, "tiny", (Entry("2+2", "tiny.yaml"),))
+    out = tmp_path / "runs"
+    return Suite("tiny", ["finetune", "incdet"], [0], out, tmp_path / "t" / "tiny.json", tmp_path / "configs")
+
+
+def go(suite: Suite, **more: Any) -> bool:
+    return reproduce(suite, display=quiet()[0], **more)
+
+
+def read(suite: Suite) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(suite.results.read_text("utf-8"))
+    return value
+
+
+def test_every_method_starts_from_one_step_1_and_has_a_row(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(suite)
+    place = suite.output / "2+2" / "seed-0"
+    assert load_config(place / "incdet" / "config.yaml").base == place / "finetune" / "base" / "step_1"
+    value = read(suite)
+    assert [row["method"] for row in value["rows"]] == ["finetune", "incdet", "step 1"]
+    assert value["protocols"]["2+2"]["missing"] == []
+    own = Results.load(place / "incdet" / "results.json")
+    row = value["rows"][1]["figures"]
+    assert (row["old_AP50"], row["all_AP"]) == (own.summary["old_AP50"], own.summary["AP"])
+    assert row["steps"] == sum(own.steps[2].iterations.values()) > 4  # the interim teacher counts
+    assert value["rows"][2]["figures"]["new_AP50"] is None
+    assert value["protocols"]["2+2"]["differences"]["incdet"]["rival"] == "finetune"
+    page = suite.results.with_suffix(".md").read_text("utf-8")
+    assert "| incdet | 1 |" in page and "| step 1 | 1 |" in page and "Not measured yet" not in page
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and "2+2 seed 0 finetune: AP50 old" in lines[0]
+
+
+def test_what_is_finished_is_not_trained_again_and_what_is_asked_beyond_it_is_missing(
+    suite: Suite, request: pytest.FixtureRequest
+) -> None:
+    go(suite)
+    first = read(suite)
+    request.getfixturevalue("no_training")
+    assert go(suite) and read(suite) == first
+    suite.results.unlink()
+    assert go(suite)  # adopted from the run folders, whatever these are called
+    assert read(suite) == first
+    place = suite.output / "2+2" / "seed-0"
+    suite.results.unlink()
+    (place / "incdet").rename(place / "of_another_name")
+    assert go(suite) and read(suite)["rows"] == first["rows"]
+    shutil.rmtree(suite.output)
+    assert go(suite) and read(suite)["rows"] == first["rows"]  # rows from elsewhere stay
+    assert read(suite)["protocols"]["2+2"]["differences"] == first["protocols"]["2+2"]["differences"]
+    with pytest.raises(AssertionError, match="training has begun"):
+        go(suite._replace(seeds=[0, 1]))
+    with pytest.raises(AssertionError, match="training has begun"):
+        go(suite._replace(settings=["train.increment.iterations=5"]))
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_row(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = suite._replace(methods=["finetune"], settings=["engine.checkpoint_every=1"])
+    assert go(suite)
+    whole, other = read(suite), suite._replace(output=suite.output / "b", results=suite.results.with_name("b.json"))
+    saved = checkpoint.save
+
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(other)
+    assert not other.results.is_file()
+    monkeypatch.setattr(checkpoint, "save", saved)
+    assert go(other)
+
+    def plain(value: dict[str, Any]) -> list[Any]:
+        return [{key: item for key, item in row["figures"].items() if key != "minutes"} for row in value["rows"]]
+
+    assert plain(read(other)) == plain(whole)
+
+
+def test_at_the_time_limit_the_table_says_what_is_missing(suite: Suite) -> None:
+    go(suite._replace(methods=["finetune"]))
+    assert not go(suite, limit=0.0)
+    page = suite.results.with_suffix(".md").read_text("utf-8")
+    assert "| finetune | 1 |" in page and "Not measured yet: seed 0: incdet." in page
+    assert go(suite, limit=600.0)
+
+
+def test_unknown_words_are_refused_before_anything_is_trained(suite: Suite, no_training: None) -> None:
+    for changed, words in (
+        ({"name": "nosuch"}, "is no suite"),
+        ({"methods": ["incdett"]}, "incdet"),
+        ({"methods": ["incdet-kd_boxx"]}, "kd_box"),
+        ({"settings": ["train.basee=1"]}, "basee"),
+    ):
+        with pytest.raises(InputError, match=words):
+            go(suite._replace(**changed))
+    assert not suite.results.exists()
+
+
+def test_the_configurations_of_all_suites_are_there(repository: Path) -> None:
+    for name in SUITES:
+        rows = Suite(name, [], [0, 1], Path("out"), Path("t.json"), repository / "configs", ["data.root=d"]).wanted()
+        assert len({(row.place, row.word) for row in rows}) == len(rows) and len(rows) >= 2 * 16
+
+
+def test_the_tool_takes_settings_anywhere(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("reproduce_tool", repository / "tools" / "reproduce.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    words = ["--suite", "shapes", "--methods", "incdet", "nosuch", "data.draw_seed=1"]
+    assert run_tool(tool.VERB, words) == 2
+    assert "nosuch" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_tool(tool.VERB, ["--suite", "shapes", "--seeds", "one"])
