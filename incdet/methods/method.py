@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field, ValidationError
@@ -49,13 +49,22 @@ class Averaging(Part):
     """Weight of the network before the step in the shared parameters."""
 
 
+class Branch(Part):
+    """The new classes get a network of their own beside the old detector, which is left as it is."""
+
+    name: ClassVar[str] = "branch"
+    trunk: Literal["own", "shared"] = "own"
+    """`own` is a whole second network, which costs a second forward pass; `shared` are heads on the old network's
+    frozen features, which cost little."""
+
+
 class Finetune(Part):
     """A short, class-balanced fine-tuning ends the step; its schedule is `train.finetune`."""
 
     name: ClassVar[str] = "balanced_finetune"
 
 
-FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name)
+FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name, Branch.name)
 """The parts that are not terms, by the names of their fields of ``Method``."""
 
 
@@ -87,6 +96,7 @@ class Method:
         averaging: Where the student starts; None starts from the network before the step.
         balanced_finetune: What ends the step.
         penalty: Holds the parameters near where they stood before the step.
+        branch: The step is learned by a network beside the old one, from the new labels alone.
         joint: Trains on all steps' data at once; it has no teacher.
         changed: The settings that differ from the method's own, ``part.field=value``.
     """
@@ -100,6 +110,7 @@ class Method:
     averaging: Averaging | None = None
     balanced_finetune: Finetune | None = None
     penalty: Penalty | None = None
+    branch: Branch | None = None
     joint: bool = False
     changed: tuple[str, ...] = ()
 

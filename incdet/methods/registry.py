@@ -32,6 +32,7 @@ OWN = (
     "rclpod",
     "yolo_lwf",
     "incdet",
+    "pair",
 )
 
 

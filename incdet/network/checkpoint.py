@@ -1,7 +1,8 @@
 """A checkpoint is a folder that rebuilds the detector alone and offline: ``model.safetensors`` + ``checkpoint.json``.
 
-The JSON holds the architecture (under ``recipe``), the vocabulary, which parameters learn, the history of steps and
-their metrics, and the hash of the tensors, so that two files that do not belong together are refused.
+The JSON holds the architecture (under ``recipe``), the vocabulary, the branches of a detector of several networks,
+which parameters learn, the history of steps and their metrics, and the hash of the tensors, so that two files that do
+not belong together are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, reading, replacing, sha256
+from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
@@ -80,6 +82,7 @@ def save(
             "trainable": model.trainable_names(),
             "history": [dict(entry) for entry in history],
             "metrics": dict(metrics or {}),
+            **({"branches": list(model.trunks)} if isinstance(model, PairedRetinaNet) else {}),
             "sha256": sha256(tensors),
         }
         description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -128,7 +131,7 @@ def load(
     backbone = copy.deepcopy(backbone)
     # Nothing is initialised on the meta device: loading is fast and leaves the random state alone.
     with torch.device("meta"):
-        model = IncrementalRetinaNet(stored, stored_vocab, backbone=backbone)
+        model = _empty(folder, description, stored, stored_vocab, backbone)
     _check_tensors(folder, model, tensors)
     model.load_state_dict(tensors, assign=True)
     trainable = set(description["trainable"])
@@ -181,6 +184,24 @@ def _read_words(folder: Path, description: Mapping[str, Any]) -> tuple[Architect
         ) from fault
     except (KeyError, TypeError, AttributeError) as fault:
         raise _error(file, item, f"cannot be read ({fault!r})", "it was edited: copy or train it again") from fault
+
+
+def _empty(
+    folder: Path,
+    description: Mapping[str, Any],
+    architecture: Architecture,
+    vocab: Vocabulary,
+    backbone: nn.Module | None,
+) -> IncrementalRetinaNet:
+    """The detector without its tensors: one network, or one for each of its last steps."""
+    trunks = description.get("branches", [])
+    if not trunks:
+        return IncrementalRetinaNet(architecture, vocab, backbone=backbone)
+    known = isinstance(trunks, list) and all(trunk in ("own", "shared") for trunk in trunks)
+    if not known or len(trunks) >= len(vocab.steps):
+        problem = f"are {trunks!r}, of a detector of {len(vocab.steps)} steps"
+        raise _error(folder / DESCRIPTION, "branches", problem, "it was edited: copy or train it again")
+    return PairedRetinaNet(architecture, vocab, trunks, backbone=backbone)
 
 
 def _read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:

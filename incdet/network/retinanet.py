@@ -96,12 +96,14 @@ class HeadOutputs(NamedTuple):
         deltas: (B, A, 4), class-agnostic box offsets.
         features: L x (B, C, H_l, W_l).
         anchors: (A, 4) float32 xyxy in pixels of the padded batch.
+        members: Where several networks answer together (``incdet.network.paired``), the outputs of each.
     """
 
     logits: Tensor
     deltas: Tensor
     features: list[Tensor]
     anchors: Tensor
+    members: tuple[HeadOutputs, ...] = ()
 
 
 class IncrementalRetinaNet(TorchvisionSettings, nn.Module):

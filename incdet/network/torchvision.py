@@ -21,6 +21,7 @@ from incdet.errors import Finding, InputError
 from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_modules
 from incdet.network.bn_folding import unfold_norms
 from incdet.network.heads import norm_layer
+from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision_faults import faults_of
 from incdet.vocab import Vocabulary
@@ -81,7 +82,13 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
 
     The predictors are fused into one convolution; labels are the columns 0..K-1 of ``model.vocab``. Frozen BatchNorm
     becomes torchvision's ``FrozenBatchNorm2d``, which a plain model cannot thaw by ``train()``.
+
+    Raises:
+        InputError: The detector consists of several networks, which no plain model is.
     """
+    if isinstance(model, PairedRetinaNet):
+        fix = "use it with incdet, or learn the step with a method of one network, such as incdet"
+        raise _error("detector", "consists of several networks side by side, which torchvision has no model for", fix)
     architecture = model.architecture
     norm = norm_layer(architecture.norm, architecture.channels, architecture.norm_groups)
     head = RetinaNetHead(architecture.channels, architecture.anchors_per_cell, len(model.vocab), norm_layer=norm)

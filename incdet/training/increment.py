@@ -28,6 +28,7 @@ from incdet.memory.propagation import propagate
 from incdet.memory.selection import SELECTIONS
 from incdet.methods.finetune import METHOD as FINETUNE
 from incdet.methods.method import Method
+from incdet.network.paired import Trunk, newcomer, paired
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.criterion import MethodCriterion
 from incdet.training.engine import Engine
@@ -98,6 +99,8 @@ def learn_step(
         memory: The memory after the previous step.
         method: How to learn.
     """
+    if method.branch is not None:
+        return learn_beside(shop, before, view, memory, method, method.branch.trunk)
     start = time.perf_counter()
     student = grown(shop.config, before, view)
     if method.penalty is not None:
@@ -138,6 +141,23 @@ def learn_step(
             memory = propagate(student, memory, method.replay.propagation, batch_size=size)
     images = len({record.image for record in training_set.records})
     return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
+
+
+def learn_beside(
+    shop: Workshop, before: IncrementalRetinaNet, view: StepView, memory: Memory, method: Method, trunk: Trunk
+) -> StepOutcome:
+    """Trains a network for the classes of ``view`` alone and puts it beside ``before``, which is left as it is."""
+    start = time.perf_counter()
+    torch.manual_seed(phase_seed(shop.config, view.step, "growth"))
+    student = newcomer(before, view.names, trunk)
+    before.to("cpu")
+    records = tuple(record.restrict(view.names) for record in view.records)
+    spent = shop.lengths.increment(view.step)
+    schedule, phase = shop.config.train.increment, Phase(view.step, "train")
+    train(shop, student, method, {}, TrainingSet(records), schedule, spent, phase)
+    model = paired(before, student, trunk).to(shop.engine.device)
+    images = len({record.image for record in records})
+    return StepOutcome(model, memory, time.perf_counter() - start, images, {"train": spent})
 
 
 def grown(config: Config, before: IncrementalRetinaNet, view: StepView) -> IncrementalRetinaNet:

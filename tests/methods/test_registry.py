@@ -17,7 +17,7 @@ from incdet.methods.registry import describe_settings, frozen_settings, get_meth
 def test_the_methods_that_come_with_incdet() -> None:
     methods = known_methods()
     assert " ".join(methods) == (
-        "finetune masked joint lwf eeil ilod rilod ewc mas erd pseudo cldetr bpf rclpod yolo_lwf incdet"
+        "finetune masked joint lwf eeil ilod rilod ewc mas erd pseudo cldetr bpf rclpod yolo_lwf incdet pair"
     )
     assert all(method.name == name and method.source and not method.changed for name, method in methods.items())
     assert not methods["finetune"].masked and methods["masked"].masked and methods["joint"].joint
@@ -92,7 +92,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 def test_a_package_adds_a_method_of_its_own(offered: list[Any]) -> None:
     offered.append(MINE)
-    assert [*known_methods()][-2:] == ["incdet", "mine"]
+    assert [*known_methods()][-2:] == ["pair", "mine"]
     assert get_method("mine", ["kd_box"]).name == "mine-kd_box"
     assert get_method("mine", settings={"mine": {"kd_box": {"weight": 2.0}}}).changed == ("kd_box.weight=2.0",)
     assert "method.mine.kd_box.weight" in {setting.key for setting in describe_settings()}

@@ -333,3 +333,15 @@ def test_phases_have_seeds_of_their_own(settings: Callable[..., Config]) -> None
     }
     assert len(seeds) == 8 and all(0 <= seed < 2**32 for seed in seeds)
     assert phase_seed(config, 1, "growth") == phase_seed(config, 1, "growth")
+
+
+@pytest.mark.parametrize("trunk", ["own", "shared"])
+def test_a_pair_learns_beside_the_old_detector(scenery: Scenery, trunk: str) -> None:
+    before = state_of(scenery.before)
+    outcome = learn(scenery, get_method("pair", settings={"pair": {"branch": {"trunk": trunk}}}))
+    after = state_of(outcome.model)
+    assert_equal_states(before, {name: value for name, value in after.items() if not name.startswith("branches.")})
+    assert_equal_states(before, state_of(scenery.before))
+    assert outcome.memory is scenery.memory and outcome.iterations == {"train": 4}
+    assert outcome.model.vocab.steps == scenery.protocol.steps[:2]
+    assert not torch.equal(after["branches.0.box_head.bbox_reg.weight"], before["box_head.bbox_reg.weight"])
