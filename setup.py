@@ -41,6 +41,7 @@ setup(
         "typing-extensions",  # `Self` on Python 3.10; pydantic needs it anyway
         "pyyaml",
         "rich",  # progress bar and tables
+        "psutil",  # how much memory is free, for the batch size; accelerate needs it anyway
         "opencv-python-headless",  # decodes and resizes pictures; never install another OpenCV beside it
     ],
     extras_require={

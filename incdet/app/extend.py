@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from incdet.app.detector import describe
+from incdet.app.estimate import Estimate
 from incdet.app.extend_data import Given, Lesson, lesson
 from incdet.app.extend_memory import old_memory, stored_memory
+from incdet.app.extend_outcome import Outcome, outcome
 from incdet.app.extend_plan import Plan
-from incdet.app.extend_settings import Call, chosen_method, refuse_idle, settle
+from incdet.app.extend_settings import Call, chosen_method, fitted, refuse_idle, settle
 from incdet.app.load import Detector, detector_of, load
 from incdet.app.progress import Display
 from incdet.app.run import Run
@@ -19,7 +21,6 @@ from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.config import Config, Extension
 from incdet.data.records import Exif
 from incdet.data.resize import Geometry
-from incdet.evaluation.results import Results
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.method import Method
 from incdet.network.importing import load_detector
@@ -49,6 +50,7 @@ def extend(
     test_data: str | Path | None = None,
     test_images: str | Path | None = None,
     test_split: str | None = None,
+    validation: float = 0.2,
     resume: bool = False,
     arch: str | None = None,
     known_classes: Sequence[str] | None = None,
@@ -80,6 +82,8 @@ def extend(
         test_data: Annotations to measure old and new classes on, before and after.
         test_images: Their image folder.
         test_split: Their split; None takes a test split.
+        validation: Where no ``test_data`` are given and ``data`` have no test split: the share of each class's images
+            that is held out to measure on.
         resume: Refuse with what differs, where ``output`` holds an extension by another call.
         arch: Network of a state dict, see ``load``.
         known_classes: Names of its columns.
@@ -111,10 +115,11 @@ def extend(
         test_annotations=_path(test_data),
         test_images=_path(test_images),
         test_split=test_split,
+        validation=validation,
     )
-    root = carry_out(Call(extension, Path(output), method, overrides, resume), display)
-    made = load(root)
-    return Detector(made.model, made.source, run=root)
+    done = carry_out(Call(extension, Path(output), method, overrides, resume), display)
+    made = load(done.outcome.checkpoint)
+    return Detector(made.model, made.source, run=Path(done.outcome.run), outcome=done.outcome)
 
 
 def plan(call: Call) -> Plan:
@@ -123,14 +128,21 @@ def plan(call: Call) -> Plan:
     Raises:
         InputError: As ``carry_out``.
     """
-    config, _, resume = settle(call)
-    return _prepare(config, resume=resume).plan
+    config, unfitted, resume = settle(call)
+    return _prepare(config, resume=resume, unfitted=unfitted).plan
 
 
-def carry_out(call: Call, display: Display | None = None) -> Path:
-    """Does what was asked for, and returns the run folder; see ``extend``."""
-    config, _, resume = settle(call)
-    return run_extension(config, resume=resume, display=display)
+def carry_out(call: Call, display: Display | None = None) -> Done:
+    """Does what was asked for; see ``extend``."""
+    config, unfitted, resume = settle(call)
+    return _run(_prepare(config, resume=resume, unfitted=unfitted), resume, display)
+
+
+class Done(NamedTuple):
+    """An extension that is finished: what was planned, and what came of it."""
+
+    plan: Plan
+    outcome: Outcome
 
 
 def run_extension(config: Config, *, resume: bool = False, display: Display | None = None) -> Path:
@@ -141,7 +153,10 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
         resume: Go on with what the folder holds.
         display: Shows progress; by default on stdout.
     """
-    ready = _prepare(config, resume=resume)
+    return Path(_run(_prepare(config, resume=resume), resume, display).outcome.run)
+
+
+def _run(ready: _Prepared, resume: bool, display: Display | None) -> Done:
     config, model, source, protocol = ready.config, ready.model, ready.lesson.source, ready.lesson.protocol
     step, display = len(protocol.steps), display or Display()
     for line in ready.plan.lines():
@@ -151,14 +166,18 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
         results = work.taken_up(work.folder.root, ready.method)
         memory = Memory.empty(ready.budget)
         if ready.replays:
-            memory = old_memory(work, model, ready.stored, ready.given.old, ready.budget)
+            memory = old_memory(work, model, ready.stored, ready.lesson.old, ready.budget)
         work.begin(ready.method.name)
         if step - 1 not in results.steps:
             work.measure(model, results, step - 1, work.folder.root, seconds=None, memory=size_of(memory))
+        display.estimate = Estimate(ready.plan.steps)
         learn_steps(work, ready.method, model, memory, results, start=step)
         conclude(work, [results])
-        _tell(results, step, work.display)
-    return work.folder.root
+        lessons = ready.lesson
+        end = outcome(work, results, lessons.names, ready.plan.refreshed, lessons.measured)
+        for line in end.lines():
+            display.say(line)
+    return Done(ready.plan, end)
 
 
 class _Prepared(NamedTuple):
@@ -180,7 +199,7 @@ class _Prepared(NamedTuple):
         return describe(self.model.architecture)
 
 
-def _prepare(config: Config, *, resume: bool) -> _Prepared:
+def _prepare(config: Config, *, resume: bool, unfitted: Sequence[str] = ()) -> _Prepared:
     extension = config.extend
     assert extension is not None, "a configuration of incdet train has no extension"
     method = chosen_method(config)
@@ -190,11 +209,12 @@ def _prepare(config: Config, *, resume: bool) -> _Prepared:
     Run.require(config, resume=resume)
     model = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
     given = Given.read(extension, Geometry.smallest(model.architecture))
-    lessons = lesson(given, extension, model.vocab)
+    lessons = lesson(given, extension, model.vocab, config.seed)
+    config = fitted(config, unfitted, model, lessons)
     if replays:
         budget.quotas(lessons.protocol.names)
     stored = stored_memory(extension) if replays and given.old is None else None
-    planned = _planned(config, method, model, given, lessons, _exemplars(replays, stored, given, budget), resume)
+    planned = _planned(config, method, model, given, lessons, _exemplars(replays, stored, lessons, budget), resume)
     return _Prepared(config, method, model, given, lessons, budget, replays, stored, planned)
 
 
@@ -211,6 +231,8 @@ def _planned(
     assert extension is not None
     view = lessons.view
     lengths = Lengths.of(config.train, lessons.source.train, protocol)
+    if not lessons.names and method.interim is not None:
+        method = method.without("interim")  # as the step does
     steps = method_steps(method, lengths, len(protocol.steps))
     batch = config.train.increment.batch_size
     return Plan(
@@ -222,7 +244,7 @@ def _planned(
         data=given.own.describe(),
         images=view.images,
         objects=lessons.objects,
-        measured=given.test.describe() if given.test is not None else "",
+        measured=lessons.measured,
         measured_images=len(lessons.source.test),
         exemplars=exemplars,
         keep=extension.keep or ("balanced" if method.name == "incdet" else None),
@@ -245,13 +267,13 @@ def method_steps(method: Method, lengths: Lengths, step: int) -> dict[str, int]:
     return {**interim, "train": main, **finetune}
 
 
-def _exemplars(replays: bool, stored: Memory | None, given: Given, budget: Budget) -> str:
+def _exemplars(replays: bool, stored: Memory | None, lessons: Lesson, budget: Budget) -> str:
     """What is kept of the old classes' images, in words."""
     room = f"{budget.total} images in all" if budget.total is not None else f"{budget.per_class} images a class"
     if not replays:
         return "no old image; the old network is kept as a teacher"
-    if given.old is not None:
-        return f"exemplars chosen from {len(given.old)} old images, {room}"
+    if lessons.old is not None:
+        return f"exemplars chosen from {len(lessons.old)} old images, {room}"
     if stored is not None:
         return f"{len(stored)} exemplars of the run that made the checkpoint, then {room}"
     return f"no old image, for none is known (give --old-data); new ones from now on, {room}"
@@ -259,13 +281,3 @@ def _exemplars(replays: bool, stored: Memory | None, given: Given, budget: Budge
 
 def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
-
-
-def _tell(results: Results, step: int, display: Display) -> None:
-    before, after = results.groups(step - 1), results.groups(step)
-    old = (before["all"], after["old"])
-    if old[0] is None and after["new"] is None:
-        display.say("nothing was measured: give --test-data, or run `incdet evaluate` on the new checkpoint")
-        return
-    words = ["-" if value is None else f"{100 * value:.1f}" for value in (*old, after["new"])]
-    display.say(f"old classes: AP50 {words[0]} before, {words[1]} after; new classes: {words[2]}")

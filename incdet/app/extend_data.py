@@ -12,21 +12,34 @@ from typing import NamedTuple
 from incdet.app.annotations import picture_progress
 from incdet.config import Extension
 from incdet.data.datasets import Source
-from incdet.data.formats.reader import open_annotations
+from incdet.data.formats.reader import open_annotations, recognise
+from incdet.data.formats.splits import choose_split, purpose_of
+from incdet.data.holdout import hold_out
 from incdet.data.leaks import find_leaks, leak_warnings
 from incdet.data.protocols import Protocol, StepView, step_view
-from incdet.data.records import LabelledSet
+from incdet.data.records import LabelledSet, Record
 from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError, suggest
 from incdet.vocab import Vocabulary, clean_name, look_alike_warnings
 
+MOST_OLD = 200
+"""Old images that are held out to measure on, at most: scoring is done twice."""
+
 
 class Given(NamedTuple):
-    """The annotations that an extension names."""
+    """The annotations that an extension names.
+
+    Attributes:
+        own: Those of the new classes.
+        old: Those to choose exemplars from.
+        test: Those to measure on.
+        split: The test split that lies beside ``own``, where nothing else is given to measure on.
+    """
 
     own: LabelledSet
     old: LabelledSet | None
     test: LabelledSet | None
+    split: LabelledSet | None = None
 
     @classmethod
     def read(cls, one: Extension, geometry: Geometry | None) -> Given:
@@ -37,22 +50,17 @@ class Given(NamedTuple):
         """
         with picture_progress() as progress:
             opened = partial(open_annotations, exif=one.exif, geometry=geometry, progress=progress)
-            own, old, test = opened(one.annotations, one.images, one.split), None, None
+            found = recognise(one.annotations, one.images, one.exif)
+            learned = choose_split(found.splits, one.split, "train", found.path)
+            own, old, test, beside = opened(one.annotations, one.images, learned or None), None, None, None
             if one.old_annotations is not None:
                 old = opened(one.old_annotations, one.old_images, one.old_split)
             if one.test_annotations is not None:
                 test = opened(one.test_annotations, one.test_images, one.test_split, purpose="test")
-        return cls(own, old, test)
-
-    def warnings(self, one: Extension, known: Vocabulary) -> tuple[Finding, ...]:
-        """What the files say, class names that look like known ones, and pictures that are tested on too."""
-        found = [warning for part in self if part is not None for warning in part.warnings]
-        found += look_alike_warnings(str(one.annotations), self.own.names, known.names)
-        for part in (self.own, self.old):
-            if part is not None and self.test is not None:
-                leaks = find_leaks(part.records, self.test.records)
-                found += leak_warnings(leaks, part.origin, self.test.origin)
-        return tuple(found)
+            elif one.validation and (splits := [name for name in found.splits if purpose_of(name) == "test"]):
+                chosen = choose_split(splits, None, "test", found.path)
+                beside = opened(one.annotations, one.images, chosen) if chosen != learned else None
+        return cls(own, old, test, beside)
 
 
 class Lesson(NamedTuple):
@@ -63,12 +71,16 @@ class Lesson(NamedTuple):
         protocol: The steps of the detector, and this one as the last.
         names: The classes that are new.
         refreshed: The known ones whose labels are used too.
+        old: Images of the old classes to choose exemplars from; None where none are given.
+        measured: What is measured on, in words; empty if on nothing.
     """
 
     source: Source
     protocol: Protocol
     names: tuple[str, ...]
     refreshed: tuple[str, ...]
+    old: list[Record] | None
+    measured: str
 
     @property
     def view(self) -> StepView:
@@ -81,16 +93,57 @@ class Lesson(NamedTuple):
         return dict(Counter(name for record in self.view.records for name in record.names))
 
 
-def lesson(given: Given, extension: Extension, known: Vocabulary) -> Lesson:
-    """The records to learn from and to test on, and the protocol with their classes as its last step."""
-    own, test = given.own, given.test.records if given.test is not None else ()
-    names, refreshed = new_classes(known, own, extension.classes, extension.annotations)
-    steps, rule = (*known.steps, names), "keep" if extension.keep_old_images else "use"
+def lesson(given: Given, extension: Extension, known: Vocabulary, seed: int) -> Lesson:
+    """The records to learn from and to measure on, and the protocol with their classes as its last step.
+
+    What was given to measure on is measured on; else the test split of the annotations; else images that are held out
+    of them, and of the old ones.
+    """
+    names, refreshed = new_classes(known, given.own, extension.classes, extension.annotations)
+    steps, rule = (*known.steps, names), "keep" if extension.keep_old_images or not names else "use"
     protocol = Protocol("+".join(str(len(part)) for part in steps), "as taught", steps, "overlap", rule)
-    records = [record.restrict((*names, *refreshed)) for record in own.records]
+    own = [record.restrict((*names, *refreshed)) for record in given.own.records]
+    old = None if given.old is None else old_records(given.old, known.names)
+    warnings = [warning for part in given if part is not None for warning in part.warnings]
+    warnings += look_alike_warnings(str(extension.annotations), given.own.names, known.names)
+    if given.test is not None:
+        test, measured = list(given.test.records), given.test.describe()
+    else:
+        own, test, measured = _measured_on(given, own, (*names, *refreshed), extension, seed, warnings)
+        if old is not None:
+            rest, held = hold_out(old, known.names, extension.validation, seed=seed, most=MOST_OLD)
+            if held:
+                told = f"{len(held)} old images held out of {extension.old_annotations}"
+                old, test, measured = rest, [*test, *held], f"{measured}; {told}" if measured else told
+    for part, origin in ((own, given.own.origin), (old or [], "the old data")):
+        if given.split is None or part is not own:
+            warnings += leak_warnings(find_leaks(part, test), origin, measured)
     numbered = [replace(record, image_id=number) for number, record in enumerate(test, start=1)]
-    source = Source(records, numbered, own.names, dict(own.source_ids), given.warnings(extension, known))
-    return Lesson(source, protocol, names, refreshed)
+    source = Source(own, numbered, given.own.names, dict(given.own.source_ids), tuple(warnings))
+    return Lesson(source, protocol, names, refreshed, old, measured)
+
+
+def old_records(old: LabelledSet, known: Sequence[str]) -> list[Record]:
+    """The images of ``old`` that show a known class, with the labels of the known ones."""
+    return [record.restrict(known) for record in old.records if record.counts(known)]
+
+
+def _measured_on(
+    given: Given, own: list[Record], names: Sequence[str], extension: Extension, seed: int, warnings: list[Finding]
+) -> tuple[list[Record], list[Record], str]:
+    """Training records, records to measure on, and what those are; warnings are added."""
+    if given.split is not None:
+        test = [record.restrict(names) for record in given.split.records]
+        leaks = find_leaks(own, test)
+        warnings += leak_warnings(leaks, given.own.origin, given.split.origin)
+        if 2 * len(leaks) < len(test) and any(record.names for record in test):
+            return own, test, given.split.describe()
+        # A data.yaml names its training images again where nobody made a split.
+    rest, held = hold_out(own, names, extension.validation, seed=seed)
+    if not held:
+        return own, [], ""
+    share = f"{100 * extension.validation:.0f} % of each class's, seed {seed}"
+    return rest, held, f"{len(held)} of {len(own)} images held out of the annotations ({share})"
 
 
 def new_classes(
@@ -102,7 +155,7 @@ def new_classes(
     taken for background.
 
     Raises:
-        InputError: The file lacks a class that was named or any object of it, or shows no class that is new.
+        InputError: The file lacks a class that was named or any object of it, or shows no object at all.
     """
     shown = tuple(name for name in own.names if any(record.counts([name]) for record in own.records))
     wanted = chosen_classes(classes, own.names) if classes else shown
@@ -112,16 +165,14 @@ def new_classes(
             findings.append(Finding(str(file), f"class {name!r}", "is not in the file", suggest(name, own.names)))
         elif name not in shown and name not in vocab:
             findings.append(Finding(str(file), f"class {name!r}", "has no object", "annotate some, or leave it out"))
+    known = tuple(name for name in wanted if name in vocab and name in shown)
     fresh = tuple(name for name in wanted if name not in vocab)
-    if not findings and not fresh:
-        if wanted:
-            problem, fix = "are all known to the checkpoint", "annotate a class that it does not know"
-        else:
-            problem, fix = "have no object", "annotate some"
-        findings.append(Finding(str(file), "classes", problem, f"{fix}, or rename the one that is meant"))
+    if not findings and not fresh and not known:
+        named = f"of {', '.join(wanted)}" if wanted else "at all"
+        findings.append(Finding(str(file), "classes", f"no object {named} is annotated", "annotate some"))
     if findings:
         raise InputError(findings)
-    return fresh, tuple(name for name in wanted if name in vocab and name in shown)
+    return fresh, known
 
 
 def chosen_classes(words: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from incdet.app.origin import run_of
 from incdet.app.run import Run
 from incdet.app.run_folder import RunFolder
 from incdet.config import Extension
-from incdet.data.records import LabelledSet, Record
+from incdet.data.records import Record
 from incdet.memory.exemplars import Budget, Memory
 from incdet.memory.manifest import load_memory
 from incdet.network.retinanet import IncrementalRetinaNet
@@ -31,13 +32,8 @@ def stored_memory(extension: Extension) -> Memory | None:
     return load_memory(manifest) if manifest.is_file() else None
 
 
-def old_records(old: LabelledSet, known: tuple[str, ...]) -> list[Record]:
-    """The images of ``old`` that show a known class, with the labels of the known ones."""
-    return [record.restrict(known) for record in old.records if record.counts(known)]
-
-
 def old_memory(
-    work: Run, model: IncrementalRetinaNet, stored: Memory | None, old: LabelledSet | None, budget: Budget
+    work: Run, model: IncrementalRetinaNet, stored: Memory | None, old: Sequence[Record] | None, budget: Budget
 ) -> Memory:
     """Exemplars of the old classes: chosen from ``old``, else the stored ones, else none."""
     folder, known = work.folder.root, model.vocab.names
@@ -48,9 +44,8 @@ def old_memory(
         work.display.say(f"memory: {len(stored)} exemplars of the run that made the checkpoint")
         memory = replace(stored, budget=budget).reduce(list(stored.exemplars))
     elif old is not None:
-        records = old_records(old, known)
-        memory = choose_exemplars(model, records, known, Memory.empty(budget), work.config)
-        work.display.say(f"memory: {len(memory)} exemplars chosen from {len(records)} old images")
+        memory = choose_exemplars(model, old, known, Memory.empty(budget), work.config)
+        work.display.say(f"memory: {len(memory)} exemplars chosen from {len(old)} old images")
     else:
         work.display.say("memory: none (give --old-data to choose exemplars of the old classes)")
         memory = Memory.empty(budget)

@@ -68,7 +68,7 @@ class Plan:
         rows = {
             "detector": self.detector,
             "known": f"{len(self.known)} classes: {_listed(self.known)}",
-            "new": f"{len(self.new)} classes: {_listed(self.new)}",
+            "new": f"{len(self.new)} classes: {_listed(self.new)}" if self.new else "none: known ones are refreshed",
             "refreshed": _listed(self.refreshed),
             "left out": f"{_listed(self.ignored)} (listed in the annotations, but not shown or not asked for)",
             "data": self.data,

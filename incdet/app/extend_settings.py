@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from incdet.app.extend_data import Lesson
 from incdet.app.load import locate
 from incdet.app.origin import run_of
 from incdet.app.run_folder import CONFIG, difference, frozen_config
@@ -15,8 +16,17 @@ from incdet.config.yamlfile import parse_override
 from incdet.errors import Finding, InputError
 from incdet.methods.method import Method
 from incdet.methods.registry import frozen_settings, get_method
+from incdet.network.device import device_named, free_memory
+from incdet.network.footprint import footprint
+from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.fitting import fit
+from incdet.training.loaders import canvas_of
 
-WAYS: dict[str, tuple[str, tuple[str, ...]]] = {"balanced": ("incdet", ()), "fast": ("incdet", ("replay",))}
+WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "balanced": ("incdet", ()),
+    # The second network speaks for new classes where they are not annotated, which is in exemplars alone.
+    "fast": ("incdet", ("replay", "interim")),
+}
 """What ``--keep`` means: a method, and the parts of it that are left out."""
 _ELSEWHERE = {
     "base": "the detector is that of the command",
@@ -26,9 +36,12 @@ _ELSEWHERE = {
     "model": "the network is that of the detector",
     "output": "give --out",
     "protocol": "the step is --classes",
+    "train.base": "the detector is trained already: set train.increment and train.finetune",
     "train.joint": "there is no joint training",
 }
 """Settings that an extension does not use, and what says it in their place."""
+MEMORY = 0.6
+"""Share of the free memory that training may take by an estimate."""
 FITTED = (
     "train.increment.iterations",
     "train.increment.epochs",
@@ -112,6 +125,30 @@ def changed(config: Config, values: dict[str, object]) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=sections)})
 
 
+def fitted(config: Config, keys: Sequence[str], model: IncrementalRetinaNet, lessons: Lesson) -> Config:
+    """``config`` with the values of ``keys`` that fit the data and the memory of the device."""
+    if not keys:
+        return config
+    device, architecture = device_named(config.engine.device), model.architecture
+    shape = canvas_of(lessons.view.records, architecture, config.augment)
+    if shape is None:  # a size is drawn, or nothing is resized: the largest there is
+        sides = [max(record.width, record.height) for record in lessons.view.records]
+        side = max(sides) if architecture.skip_resize else min(architecture.max_size, 2 * max(architecture.min_size))
+        shape = (side, side)
+    room = footprint(model, shape).images(int(MEMORY * free_memory(device)))
+    rarest = min(lessons.objects.get(name, 0) for name in (lessons.names or lessons.refreshed))
+    found = fit(config.train.increment, lessons.view.images, rarest, room)
+    values: dict[str, object] = {
+        "train.increment.iterations": found.iterations,
+        "train.increment.epochs": None,
+        "train.increment.batch_size": found.batch_size,
+        "train.increment.lr": found.lr,
+        "train.increment.warmup": found.warmup,
+        "train.finetune.batch_size": found.batch_size,
+    }
+    return changed(config, {key: value for key, value in values.items() if key in keys})
+
+
 def chosen_method(config: Config) -> Method:
     """The method of an extension.
 
@@ -132,7 +169,8 @@ def refuse_idle(extension: Extension, method: Method, replays: bool) -> None:
         InputError: Old annotations where no exemplar is kept, or pictures of annotations that are not given.
     """
     findings = []
-    if extension.old_annotations is not None and not replays:
+    measures = extension.validation > 0 and extension.test_annotations is None
+    if extension.old_annotations is not None and not replays and not measures:
         problem = f"is not used: {method.name} with this memory keeps no exemplar"
         findings.append(Finding("command line", "--old-data", problem, "leave it out, or keep a memory"))
     for name in ("old", "test"):
@@ -147,8 +185,7 @@ def refuse_idle(extension: Extension, method: Method, replays: bool) -> None:
 def _configured(call: Call, extension: Extension) -> Config:
     """The settings of the run that made the checkpoint, or the defaults, with what an extension has no use for gone."""
     run = run_of(Path(extension.checkpoint))
-    inherited = {"train.base": "train.increment and train.finetune are set already: change those"} if run else {}
-    refuse_unused(call.overrides, {**_ELSEWHERE, **inherited}, "incdet extend")
+    refuse_unused(call.overrides, _ELSEWHERE, "incdet extend")
     method, without = _way(call)
     words = [f"methods=[{method}]", f"without=[{','.join(without)}]", *(() if run else _FRESH), *call.overrides]
     config = load_config(run / CONFIG if run else None, words).model_copy(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from incdet.network import checkpoint, importing
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
+if TYPE_CHECKING:
+    from incdet.app.extend_outcome import Outcome
+
 
 @dataclass(frozen=True, eq=False)
 class Detector:
@@ -35,6 +38,7 @@ class Detector:
         arch: Network of a state dict.
         known_classes: Names of its columns.
         run: The folder of the run that made it just now; None where it was loaded.
+        outcome: What that run gained and lost.
     """
 
     model: IncrementalRetinaNet
@@ -42,6 +46,7 @@ class Detector:
     arch: str | None = None
     known_classes: tuple[str | None, ...] | None = None
     run: Path | None = None
+    outcome: Outcome | None = None
 
     @property
     def vocab(self) -> Vocabulary:

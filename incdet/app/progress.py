@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from incdet.app.estimate import Estimate
+
 LINE_SECONDS = 20.0
 """Without a terminal, how often a line is printed."""
 LONG_SECONDS = 5.0
@@ -45,6 +47,7 @@ class Display:
             transient=True,
             disable=not self.console.is_terminal,
         )
+        self.estimate: Estimate | None = None
         self._task: TaskID | None = None
         self._phase = ""
         self._started = self._printed = time.monotonic()
@@ -59,6 +62,8 @@ class Display:
     def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
         """Progress of a training phase; ``loss`` is the mean since the last log line."""
         self.advance(phase, done, total, f"loss {loss:.3f}")
+        if self.estimate is not None and (line := self.estimate.line(done, total)):
+            self.say(line)
 
     def advance(self, phase: str, done: int, total: int, note: str = "") -> None:
         """Sets ``phase`` to ``done`` of ``total``; a new phase replaces the bar of the one before."""

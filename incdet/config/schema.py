@@ -286,6 +286,8 @@ class Extension(Section):
     """Classes to learn; null takes all that the annotations name."""
     keep: Literal["balanced", "fast"] | None = None
     """How the old classes are kept; null where a method is named."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of each class's images that is held out to measure on, where nothing is given; 0 holds none out."""
     keep_old_images: Flag = False
     """Train on images too that show known classes alone; their labels refresh the detector."""
     old_annotations: Path | None = None

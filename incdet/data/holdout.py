@@ -27,7 +27,12 @@ def hold_out(
 
     Returns:
         Training and held-out records; the latter are empty where no class has enough images.
+
+    Raises:
+        ValueError: ``share`` is out of its range.
     """
+    if not 0 <= share < 1:
+        raise ValueError(f"share must be in [0, 1), not {share}")
     wanted = frozenset(names)
     shown = [frozenset(name for name in record.names if record.counts([name])) & wanted for record in records]
     images = Counter(name for classes in shown for name in classes)

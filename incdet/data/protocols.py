@@ -28,7 +28,7 @@ class Protocol:
     Attributes:
         name: For people and tables, for example ``15+5``.
         order: How the classes were ordered, for example ``alphabetical``.
-        steps: Class names of every step; no class stands twice.
+        steps: Class names of every step; no class stands twice. The last may be empty: it refreshes the earlier ones.
         images: ``overlap`` (an image belongs to every step that has one of its classes), ``partition`` (to exactly
             one of those, drawn by its id) or ``all`` (every image in every step). Labels of later steps are hidden.
         old_labels: What a step makes of labels of earlier steps in its images: ``hide`` them, the protocol of papers;
@@ -43,7 +43,9 @@ class Protocol:
     old_labels: str = "hide"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", Vocabulary(self.steps).steps)
+        refreshes = len(self.steps) > 1 and not self.steps[-1]
+        taught = Vocabulary(self.steps[:-1] if refreshes else self.steps).steps
+        object.__setattr__(self, "steps", (*taught, ()) if refreshes else taught)
         if self.images not in IMAGE_RULES:
             raise InputError(
                 Finding("protocol", "key images", f"is {self.images!r}", suggest(self.images, IMAGE_RULES))
@@ -67,7 +69,7 @@ class Protocol:
     def vocabulary(self, step: int | None = None, source_ids: Mapping[str, int] | None = None) -> Vocabulary:
         """The classes seen up to ``step`` (default: all)."""
         ids = None if source_ids is None else {name: source_ids[name] for name in self.names if name in source_ids}
-        return Vocabulary(self.steps[:step], ids)
+        return Vocabulary(tuple(names for names in self.steps[:step] if names), ids)
 
     def to_json(self) -> dict[str, Any]:
         """The ``protocol`` entry of results.json."""
@@ -120,9 +122,10 @@ class StepView:
 
     def describe(self) -> str:
         """The line that is printed before training."""
-        again = f", refreshes {', '.join(self.refreshed)}" if self.refreshed else ""
+        again = f"refreshes {', '.join(self.refreshed)}" if self.refreshed else ""
+        new = f"{len(self.names)} classes ({', '.join(self.names)})" if self.names else ""
         return (
-            f"step {self.step}: {len(self.names)} classes ({', '.join(self.names)}){again}, {self.images} images "
+            f"step {self.step}: {', '.join(filter(None, (new, again)))}, {self.images} images "
             f"({self.shared_images} seen before), {self.boxes_visible} boxes visible, {self.boxes_hidden} hidden "
             f"({self.boxes_hidden_old} of old classes), hash {self.hash}"
         )

@@ -299,7 +299,8 @@ def _scaled(conv: nn.Conv2d, scale: Tensor, shift: Tensor, dtype: torch.dtype) -
 def _operand_dtype(weight: Tensor) -> torch.dtype:
     """What a convolution of ``weight`` computes in: autocast would cast a kept filter again at each call."""
     kind = weight.device.type
-    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+    available = torch.amp.is_autocast_available(kind)  # not on the meta device
+    if weight.dtype == torch.float64 or not available or not torch.is_autocast_enabled(kind):
         return weight.dtype
     return torch.get_autocast_dtype(kind)
 

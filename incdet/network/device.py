@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 
+import psutil
 import torch
 
 from incdet.errors import Finding, InputError, suggest
@@ -38,6 +40,14 @@ def device_named(name: str, source: str = "command line") -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise _refusal(source, name, "this machine has no Apple GPU that torch can use", "use cpu or auto")
     return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken on ``device``; of several GPUs that work together their whole, which is alike on all."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return int(total if int(os.environ.get("WORLD_SIZE", "1")) > 1 else free)
+    return int(psutil.virtual_memory().available)
 
 
 def _refusal(source: str, name: str, problem: str, fix: str) -> InputError:

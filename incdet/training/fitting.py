@@ -1,7 +1,7 @@
 """A schedule that fits the data: how many images at once, how many steps, how fast.
 
-The rules are ours. They were looked at on one small detector and a data set of 36 photographs (docs/extend.md has the
-figures) and are starting points that a setting overrules, not a law.
+The rules are ours: what is usual for many images, and for few what 36 photographs and one small detector said
+(docs/extend.md has the figures). They are starting points that a setting overrules, not a law.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from incdet.config import Schedule
 PASSES = 12.0
 """How often many images are seen: the 1x schedule of detectron on COCO."""
 MANY = 1000
-"""Images from which on that is enough; fewer are seen more often, by the root of what is missing."""
+"""Images from which on that is enough; fewer are seen more often, by the cube root of what is missing."""
 SHOWN = 300
 """How often objects of the rarest class ought to be seen in all."""
 LEAST_STEPS = 300
@@ -66,6 +66,6 @@ def fitted_batch(images: int, most: int) -> int:
 
 def fitted_steps(images: int, rarest: int, batch: int) -> int:
     """Optimiser steps over ``images`` images in batches of ``batch``; see ``PASSES`` and what follows it."""
-    passes = PASSES * max(1.0, math.sqrt(MANY / images))
+    passes = PASSES * max(1.0, math.pow(MANY / images, 1 / 3))
     passes = min(2 * passes, max(passes, SHOWN / max(1, rarest)))
     return min(MOST_STEPS, max(LEAST_STEPS, round(passes * images / batch)))

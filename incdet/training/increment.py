@@ -102,6 +102,8 @@ def learn_step(
     if method.branch is not None:
         return learn_beside(shop, before, view, memory, method, method.branch.trunk)
     start = time.perf_counter()
+    if not view.names and method.interim is not None:  # nothing is new for a network of the new classes to know
+        method = method.without("interim")
     student = grown(shop.config, before, view)
     if method.penalty is not None:
         seed = phase_seed(shop.config, view.step, "penalty")
@@ -161,11 +163,12 @@ def learn_beside(
 
 
 def grown(config: Config, before: IncrementalRetinaNet, view: StepView) -> IncrementalRetinaNet:
-    """A copy of ``before`` with a head for the classes of ``view`` and its norms fixed."""
+    """A copy of ``before`` with a head for the classes of ``view``, if it has some, and its norms fixed."""
     student = copy.deepcopy(before)
     student.freeze_norm()
-    torch.manual_seed(phase_seed(config, view.step, "growth"))
-    student.grow(view.names)
+    if view.names:
+        torch.manual_seed(phase_seed(config, view.step, "growth"))
+        student.grow(view.names)
     return student
 
 
@@ -258,7 +261,7 @@ def balanced_finetune(
     most = max(len(ranked) for ranked in memory.exemplars.values())
     cut = choose_exemplars(student, view.records, view.names, Memory.empty(Budget(per_class=most)), shop.config)
     records = TrainingSet((*memory, *cut))
-    if "old" in teachers:
+    if "old" in teachers and view.names:
         teachers = {**teachers, "old": Teacher(teachers["old"].model, later=student)}
     iterations = shop.lengths.finetune(view.step, len(records.records))
     schedule = shop.config.train.finetune

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from finished_run import Finished, quiet
@@ -22,10 +23,11 @@ from incdet.data.formats import read_coco
 from incdet.errors import InputError
 from incdet.memory.manifest import load_memory
 from incdet.network import checkpoint
+from incdet.training.fitting import fitted_steps
 from incdet.vocab import Vocabulary
 
 SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
-ROOM = ("memory.total=8",)
+ROOM = ("memory.total=8", "train.increment.iterations=4")
 
 
 def teach(finished: Finished, data: Path, images: Path | None, output: Path, **more: Any) -> Path:
@@ -108,7 +110,9 @@ def test_old_and_new_classes_are_measured_on_test_data(
     before = json.loads((finished.root / "incdet" / "results.json").read_text())["steps"][2]
     assert first["AP50"] == before["AP50"] and second["old"]["AP50"] is not None
     assert second["new"]["AP50"] is None  # the test data has no dog
-    assert "old classes: AP50" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "old classes: AP50" in told and "thresholds to deploy: circle" in told
+    assert all(f"{name:<8}  old " in told for name in SHAPES) and "dog  " not in told.split("class     ")[1]
     assert checkpoint.load(root / "step_4").vocab.names == (*SHAPES, "dog")
 
 
@@ -121,8 +125,8 @@ def test_exemplars_are_chosen_from_old_data_where_no_run_stored_any(
     short = (
         "engine.device=cpu",
         "engine.workers=0",
-        "train.base.iterations=2",
-        "train.base.batch_size=2",
+        "train.increment.iterations=2",
+        "train.increment.batch_size=2",
         "memory.per_class=1",
     )
     root = teach(
@@ -238,7 +242,8 @@ def test_json_is_one_object_on_stdout_and_all_else_on_stderr(
     words = ["--data", own.annotations, "--images", own.images, "--method", "masked", *ROOM, "--json"]
     done = incdet_command("extend", finished.root / "incdet" / "step_3", *words, "--out", tmp_path / "own")
     assert done.code == 0
-    assert json.loads(done.out)["run"] == str(tmp_path / "own")
+    told = json.loads(done.out)
+    assert told["outcome"]["run"] == str(tmp_path / "own") and told["plan"]["new"] == ["cat", "dog"]
     assert "new:         2 classes: cat, dog" in done.err
 
 
@@ -320,7 +325,9 @@ def test_the_frozen_file_is_that_of_the_extension(
     assert config.extend is not None and config.extend.annotations == own.annotations
     assert config.extend.checkpoint == str(finished.root / "incdet" / "step_3")
     assert config.methods == ("masked",) and config.memory.total == 8
-    assert config.train.increment == finished.config.train.increment
+    mine, theirs = config.train.increment, finished.config.train.increment
+    assert (mine.optimizer, mine.schedule, mine.clip, mine.lr) == ("adamw", "cosine", 5.0, theirs.lr)
+    assert mine.batch_size == theirs.batch_size == 4 and mine.iterations == 4
     for foreign in ("data", "model", "protocol", "base", "joint"):
         assert f"{foreign}:" not in (root / "config.yaml").read_text()
     start = next(json.loads(line) for line in (root / "log.jsonl").open() if '"start"' in line)
@@ -339,6 +346,104 @@ def test_another_call_does_not_go_on_with_an_extension(
         teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"])
     with pytest.raises(InputError, match="key extend.classes.*differs"):
         teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"], resume=True)
+
+
+# --- more pictures of the same classes
+
+
+@pytest.mark.parametrize("method", ["incdet", "eeil", "lwf"])
+def test_a_file_of_known_classes_refreshes_them(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    own = make_coco(names=("circle", "ring"), images=12)
+    before = finished.root / "incdet" / "step_3"
+    root = teach(finished, own.annotations, own.images, tmp_path / "own", method=method, validation=0.2)
+    told = capsys.readouterr().out
+    assert "new:         none: known ones are refreshed" in told and "refreshed:   circle, ring" in told
+    first, second = (checkpoint.load(place).model for place in (before, root / "step_4"))
+    assert first.vocab == second.vocab
+    state = state_of(first)
+    assert any(not torch.equal(value, state[name]) for name, value in state_of(second).items())
+    value = json.loads((root / "results.json").read_text())
+    assert value["protocol"]["steps"][-1] == [] and [one["step"] for one in value["steps"]] == [3, 4]
+    assert value["steps"][1]["old"]["AP50"] is not None and value["steps"][1]["new"]["AP50"] is None
+    assert "interim" not in value["steps"][1]["iterations"]
+    assert "refreshed" in told.split("AP50 before")[1] and (root / "report.html").is_file()
+    more = make_coco(folder="next")
+    again = teach(finished, more.annotations, more.images, tmp_path / "next", method=method, path=root)
+    assert checkpoint.load(again / "step_4").vocab.steps == (*first.vocab.steps, ("cat", "dog"))
+
+
+# --- how long, and on what it is measured
+
+
+@pytest.mark.usefixtures("no_training")
+def test_the_schedule_fits_the_data_and_is_kept_when_the_run_goes_on(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_coco(images=12)
+    lone = shutil.copytree(finished.root / "incdet" / "step_3", tmp_path / "lone")
+    device = ("engine.device=cpu", "engine.workers=0")
+
+    def begun() -> Any:
+        with pytest.raises(AssertionError, match="training has begun"):
+            teach(finished, own.annotations, own.images, tmp_path / "own", path=lone, overrides=device)
+        return load_config(tmp_path / "own" / "config.yaml").train.increment
+
+    first = begun()
+    assert (first.batch_size, first.iterations, first.epochs) == (4, fitted_steps(10, 5, 4), None)
+    assert first.lr == 2.5e-4 and first.warmup == 30
+    monkeypatch.setattr("incdet.app.extend_settings.free_memory", lambda device: 0)
+    assert begun() == first, "less memory than before is no reason to train otherwise"
+    shutil.rmtree(tmp_path / "own")
+    assert begun().batch_size == 1
+
+
+@pytest.mark.usefixtures("without_report")
+def test_images_are_held_out_where_there_is_nothing_else_to_measure_on(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = make_coco(images=10)
+    old = {"old_data": finished.data / "train.json", "old_images": finished.data / "images"}
+    root = teach(finished, own.annotations, own.images, tmp_path / "own", validation=0.25, **old)
+    told = capsys.readouterr().out
+    assert "2 of 10 images held out of the annotations (25 % of each class's, seed 0)" in told
+    held = json.loads((root / "data.json").read_text())
+    assert len(held["train"]) == 8 and len(held["test"]) > 2, "old images too"
+    memory = load_memory(root / "memory" / "step_3.json")
+    tested = {Path(name).name for name in held["test"]}
+    assert not {one.image.name for one in memory if "train" in one.image.parts} & tested, "no exemplar is measured on"
+    before, after = json.loads((root / "results.json").read_text())["steps"]
+    assert before["AP50"] is not None and after["new"]["AP50"] is not None
+
+
+@pytest.mark.usefixtures("no_training")
+def test_the_test_split_of_the_annotations_is_measured_on(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, incdet_command: Callable[..., Any]
+) -> None:
+    data = tmp_path / "data"
+    for name, images in (("train", 6), ("val", 3)):
+        one = make_coco(images=images, folder=f"data/{name}")
+        for number, picture in enumerate(sorted(one.images.iterdir())):
+            content = cv2.imread(str(picture))
+            assert content is not None
+            content[40:, 4 * (number + images) :] = 255  # no two pictures alike
+            cv2.imwrite(str(picture), content)
+    words = [
+        "extend",
+        finished.root / "incdet",
+        "--data",
+        data,
+        *ROOM,
+        "--out",
+        tmp_path / "own",
+        "--dry-run",
+        "--json",
+    ]
+    told = json.loads(incdet_command(*words).out)["plan"]
+    assert told["images"] == 6 and told["measured_images"] == 3 and "split val" in told["measured"]
+    told = json.loads(incdet_command(*words, "--validation", "0").out)["plan"]
+    assert told["images"] == 6 and told["measured_images"] == 0 and not told["measured"]
 
 
 # --- whose settings
@@ -361,13 +466,15 @@ def test_only_the_run_that_made_the_checkpoint_gives_settings(
 
 # --- refused before any training
 
+OLD_UNUSED: dict[str, Any] = {"old_data": Path("old.json"), "validation": 0.0}
+
 
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"method": "lwf", "old_data": Path("old.json")}, "--old-data.*lwf with this memory keeps no exemplar"),
-        ({"overrides": ("memory.total=0",), "old_data": Path("old.json")}, "--old-data.*is not used"),
+        ({"method": "lwf", **OLD_UNUSED}, "--old-data.*lwf with this memory keeps no exemplar"),
+        ({"overrides": ("memory.total=0",), **OLD_UNUSED}, "--old-data.*is not used"),
         ({"old_images": Path("old")}, "--old-images: is not used alone -> give --old-data"),
         ({"test_images": Path("test")}, "--test-images: is not used alone -> give --test-data"),
         ({"test_split": "val"}, "--test-split: is not used alone"),
@@ -432,8 +539,8 @@ def test_new_classes_are_those_that_the_file_shows_unless_named(make_coco: Calla
     assert new_classes(Vocabulary((("cat",),)), own, None, file) == (("dog",), ("cat",))
     with pytest.raises(InputError, match="'zebra'.*is not in the file"):
         new_classes(Vocabulary((("cat",),)), own, ["cat", "zebra"], file)
-    with pytest.raises(InputError, match="all known"):
-        new_classes(Vocabulary((("cat",),)), own, ["cat"], file)
+    assert new_classes(Vocabulary((("cat",),)), own, ["cat"], file) == ((), ("cat",))
+    assert new_classes(Vocabulary((("cat", "dog"),)), own, None, file) == ((), ("cat", "dog"))
 
 
 def test_a_class_without_an_object_is_neither_learned_nor_refreshed(make_coco: Callable[..., Any]) -> None:
@@ -444,6 +551,8 @@ def test_a_class_without_an_object_is_neither_learned_nor_refreshed(make_coco: C
     assert new_classes(Vocabulary((("cow",),)), data, ["cow", "dog"], own.annotations) == (("dog",), ())
     with pytest.raises(InputError, match="'cow'.*has no object"):
         new_classes(Vocabulary((("ant",),)), data, ["cow"], own.annotations)
+    with pytest.raises(InputError, match="no object of cow is annotated"):
+        new_classes(Vocabulary((("cow",),)), data, ["cow"], own.annotations)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from incdet.app.verbs.verb import ClassWords, Verb, add_data, add_detector, add_overrides, add_split
+from incdet.app.verbs.verb import ClassWords, Verb, add_data, add_detector, add_overrides, add_split, share
 
 _CODES = """\
 exit codes: 0 done (or planned, with --dry-run); 1 training could not go on, or a file could not be written; 2 the input
@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seen.add_argument("--test-data", type=Path, metavar="PATH", help="annotations to measure on, before and after")
     seen.add_argument("--test-images", type=Path, metavar="DIR", help="folder of their images")
     add_split(seen, "--test-split", "--test-data")
+    seen.add_argument(
+        "--validation", type=share, default=0.2, metavar="SHARE", help="images held out without --test-data [0.2]"
+    )
     seen.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     seen.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
     seen.add_argument("--resume", action="store_true", help="go on; the same command does so by itself")
@@ -62,8 +65,11 @@ def extend(arguments: argparse.Namespace) -> int:
         print(json.dumps({"plan": planned.to_json()}) if arguments.json else "\n".join(planned.lines()))
         return 0
     display = Display(Console(stderr=True, soft_wrap=True)) if arguments.json else None
-    folder = carry_out(call, display)
-    print(json.dumps({"run": str(folder)}) if arguments.json else f"written: {folder}")
+    done = carry_out(call, display)
+    if arguments.json:
+        print(json.dumps({"plan": done.plan.to_json(), "outcome": done.outcome.to_json()}))
+    else:
+        print(f"written: {done.outcome.run}")
     return 0
 
 
@@ -88,6 +94,7 @@ def _call(arguments: argparse.Namespace) -> Any:
         test_annotations=arguments.test_data,
         test_images=arguments.test_images,
         test_split=arguments.test_split,
+        validation=arguments.validation,
     )
     return Call(extension, arguments.output, arguments.method, arguments.overrides, arguments.resume)
 
