@@ -1,7 +1,7 @@
 """The command line: builds the parser, runs one verb, and turns what can go wrong into an exit code and a message.
 
-Exit codes: 0 done, 1 training could not go on or a file could not be written, 2 the input was refused, 130 interrupted,
-143 told to end (SIGTERM).
+Exit codes: 0 done, 1 training could not go on or a file could not be written, 2 the input was refused, 3 done but for
+files that could not be read (``predict``), 130 interrupted, 143 told to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 from incdet import __version__
 from incdet.app.verbs import (
+    calibrate,
     check,
     compare,
     convert,
@@ -42,6 +43,7 @@ VERBS: dict[str, Verb] = {
         extend,
         evaluate,
         predict,
+        calibrate,
         import_,
         check,
         convert,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from incdet.errors import Finding, InputError
-from incdet.files import require_output
+from incdet.app.new_checkpoint import require_no_checkpoint
 from incdet.network import checkpoint
 from incdet.network.importing import load_detector
 from incdet.network.retinanet import IncrementalRetinaNet
@@ -29,9 +28,7 @@ def import_detector(
     Raises:
         InputError: The detector cannot be read, or ``output`` cannot be written or holds a checkpoint.
     """
-    require_output(output, folder=True)
-    if (output / checkpoint.DESCRIPTION).exists():
-        raise InputError(Finding(str(output), "output", "already holds a checkpoint", "name another folder"))
+    require_no_checkpoint(output)
     model = load_detector(spec, arch, classes)
     checkpoint.save(output, model)
     return model

@@ -7,18 +7,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
-from incdet.app.photograph import Photograph, photograph
+from incdet.app.look import Look
+from incdet.app.photograph import photograph
 from incdet.app.prediction import Prediction
 from incdet.app.run_folder import CONFIG
 from incdet.errors import Finding, InputError
-from incdet.evaluation.detections import detect_planes
-from incdet.evaluation.shown import Threshold, above, best_of_place, threshold_of_columns
+from incdet.evaluation.shown import Threshold
 from incdet.evaluation.thresholds import FALLBACK
 from incdet.network import checkpoint, importing
 from incdet.network.retinanet import IncrementalRetinaNet
@@ -68,43 +67,53 @@ class Detector:
         self,
         pictures: list[Any] | tuple[Any, ...],
         *,
-        threshold: Threshold = ...,
+        threshold: Threshold | Literal["auto"] = ...,
         across: bool = ...,
         batch_size: int = ...,
     ) -> list[Prediction]: ...
     @overload
     def predict(
-        self, pictures: Any, *, threshold: Threshold = ..., across: bool = ..., batch_size: int = ...
+        self, pictures: Any, *, threshold: Threshold | Literal["auto"] = ..., across: bool = ..., batch_size: int = ...
     ) -> Prediction: ...
 
     def predict(
-        self, pictures: Any, *, threshold: Threshold = FALLBACK, across: bool = False, batch_size: int = 8
+        self,
+        pictures: Any,
+        *,
+        threshold: Threshold | Literal["auto"] = FALLBACK,
+        across: bool = False,
+        batch_size: int = 8,
     ) -> Prediction | list[Prediction]:
         """What is in a picture, as a ``Prediction``; of a list of pictures a list of them.
 
         Args:
             pictures: A path, an RGB array (H, W, 3), an RGB tensor (3, H, W), an image of Pillow (see
                 ``incdet.app.photograph.photograph``), or a list of those.
-            threshold: Least score that is shown, in [0, 1]; or one for each class by its name.
+            threshold: Least score that is shown, in [0, 1]; or one for each class by its name; or ``auto`` for those
+                that the detector was calibrated to, with scores that are shares of right ones.
             across: Of detections of different classes in one place, keep the best alone.
             batch_size: Pictures in a forward pass.
 
         Raises:
-            InputError: A picture cannot be read or has another form, or a threshold is out of its range.
+            InputError: A picture cannot be read or has another form, a threshold is out of its range, or ``auto`` is
+                asked of a detector that was never calibrated.
         """
-        least = threshold_of_columns(threshold, self.names)
+        look = self.looking(threshold, across=across)
         if not isinstance(pictures, list | tuple):
-            return self._look([photograph(pictures)], least, across)[0]
+            return look([photograph(pictures)])[0]
         found: list[Prediction] = []
         for start in range(0, len(pictures), batch_size):
-            found += self._look([photograph(one) for one in pictures[start : start + batch_size]], least, across)
+            found += look([photograph(one) for one in pictures[start : start + batch_size]])
         return found
 
-    def _look(self, pictures: list[Photograph], least: NDArray[np.float64], across: bool) -> list[Prediction]:
-        found = [above(one, least) for one in detect_planes(self.model, [picture.planes for picture in pictures])]
-        if across:
-            found = [best_of_place(one, self.model.nms_thresh) for one in found]
-        return [Prediction.of(picture, one, self.names) for picture, one in zip(pictures, found, strict=True)]
+    def looking(self, threshold: Threshold | Literal["auto"] = FALLBACK, *, across: bool = False) -> Look:
+        """What ``predict`` does with a batch, with the settings checked once; see there."""
+        return Look(self.model, threshold, across=across)
+
+    def to(self, device: str | torch.device) -> Detector:
+        """The same detector, whose network is on ``device`` now."""
+        self.model.to(device)
+        return self
 
     def save(self, folder: str | Path) -> Path:
         """Writes a checkpoint into ``folder`` and returns it."""

@@ -52,6 +52,11 @@ class Display:
         self._phase = ""
         self._started = self._printed = time.monotonic()
 
+    @classmethod
+    def on_stderr(cls) -> Display:
+        """One that leaves stdout to results."""
+        return cls(Console(stderr=True, soft_wrap=True))
+
     def __enter__(self) -> Display:
         self._bar.start()
         return self

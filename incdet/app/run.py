@@ -23,6 +23,7 @@ from incdet.data.datasets import Source
 from incdet.data.protocols import Protocol, step_view
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
+from incdet.evaluation.calibrate import calibrate
 from incdet.evaluation.detections import Detections, detect
 from incdet.evaluation.match_file import load_matches, save_matches
 from incdet.evaluation.metrics import Interval, Matches, paired_changes
@@ -182,6 +183,7 @@ class Run:
                 **known,
             )
             place = RunFolder.step(folder, step)
+            snapshot.calibration = calibrate(found.matches, "the run's test images", before=snapshot.calibration)
             save_matches(place, found.matches)
             mistakes = pick_mistakes(found.confusion.mistakes, old)
             save_samples(place, self.samples, shown, names, output=self.folder.root)

@@ -1,8 +1,8 @@
 """A checkpoint is a folder that rebuilds the detector alone and offline: ``model.safetensors`` + ``checkpoint.json``.
 
 The JSON holds the architecture (under ``recipe``), the vocabulary, the branches of a detector of several networks,
-which parameters learn, the history of steps and their metrics, and the hash of the tensors, so that two files that do
-not belong together are refused.
+which parameters learn, the history of steps and their metrics, what the scores are worth (``calibration``), and the
+hash of the tensors, so that two files that do not belong together are refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, reading, replacing, sha256
+from incdet.network.calibration import Calibration
 from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
@@ -85,6 +86,8 @@ def save(
             **({"branches": list(model.trunks)} if isinstance(model, PairedRetinaNet) else {}),
             "sha256": sha256(tensors),
         }
+        if model.calibration is not None:
+            content["calibration"] = model.calibration.to_json()
         description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder
 
@@ -138,6 +141,7 @@ def load(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
     model.architecture = stored
+    model.calibration = _read_calibration(folder, description)
     model.to(device).train(bool(description["training"]))
     return Checkpoint(model, stored_vocab, list(description["history"]), dict(description["metrics"]))
 
@@ -202,6 +206,14 @@ def _empty(
         problem = f"are {trunks!r}, of a detector of {len(vocab.steps)} steps"
         raise _error(folder / DESCRIPTION, "branches", problem, "it was edited: copy or train it again")
     return PairedRetinaNet(architecture, vocab, trunks, backbone=backbone)
+
+
+def _read_calibration(folder: Path, description: Mapping[str, Any]) -> Calibration | None:
+    value = description.get("calibration")
+    if value is None:
+        return None
+    with reading(folder / DESCRIPTION, "calibration", "it was edited: copy it again, or remove the entry"):
+        return Calibration.from_json(value)
 
 
 def _read_tensors(folder: Path, digest: str) -> dict[str, Tensor]:

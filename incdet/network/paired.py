@@ -212,4 +212,5 @@ def paired(before: IncrementalRetinaNet, after: IncrementalRetinaNet, trunk: Tru
         {name: value.detach().clone().to(before.device) for name, value in state.items()}, assign=True
     )
     model.architecture = before.architecture
+    model.calibration = before.calibration
     return model

@@ -30,6 +30,7 @@ from incdet.network.backbones import (
     trainable_stages,
 )
 from incdet.network.bn_folding import fold_norms
+from incdet.network.calibration import Calibration
 from incdet.network.heads import ClassHead, build_box_head, build_tower, norm_layer
 from incdet.network.settings import TorchvisionSettings
 from incdet.network.targets import Target, check_targets, resized_targets, scale_boxes
@@ -119,6 +120,9 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
             ``architecture.channels`` channels. It is used as it is; ``architecture.backbone`` is ``"external"`` unless
             the caller knows that the architecture builds the same module.
 
+    Attributes:
+        calibration: What its scores were found to be worth, kept wherever the detector goes; None if nobody measured.
+
     Raises:
         InputError: The weights do not fit.
     """
@@ -144,6 +148,7 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
         self.box_head = build_box_head(
             width, anchors, build_tower(width, architecture.tower_depth, norm), architecture.box_loss
         )
+        self.calibration: Calibration | None = None
         self._anchors: dict[tuple[Any, ...], Tensor] = {}
         self._external_grids: dict[tuple[int, int], list[tuple[int, int]]] = {}
         if state is not None:

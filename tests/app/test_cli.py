@@ -18,7 +18,7 @@ import incdet
 from incdet.app.cli import VERBS, build_parser, run_tool
 from incdet.errors import Finding, InputError, OutputError, Terminated, TrainingError
 
-TOOLS = ("train_incremental", "evaluate", "finetune_custom")
+TOOLS = ("train_incremental", "evaluate", "finetune_custom", "predict", "calibrate")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_wrong_command_exits_with_2(words: list[str], incdet_command: Callable
     ("words", "said"),
     [
         (["exten"], "'exten' is no verb; did you mean 'extend'?"),
-        (["zzz"], "known: check, "),
+        (["zzz"], "known: calibrate, check, "),
         (["train", "--config", "x", "--resmue"], "--resmue is no option; did you mean '--resume'?"),
         (["evaluate", "--checkpoint", "a", "--data", "b", "--batchsize=3"], "did you mean '--batch-size'?"),
         (["report", "a", "b"], "'b' is one word too many"),
