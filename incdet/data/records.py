@@ -156,6 +156,7 @@ class LabelledSet:
         source_ids: The category id of every name; its position from 1 where the source has texts for ids.
         warnings: What was repaired on the way (for example boxes clipped by a pixel).
         origin: Where the records come from, for people: the format, the place and the split.
+        truncated: Objects that the source marks as cut off; records do not keep the mark, for nothing counts by it.
     """
 
     records: tuple[Record, ...]
@@ -163,6 +164,7 @@ class LabelledSet:
     source_ids: dict[str, int]
     warnings: tuple[Finding, ...] = field(default=(), compare=False)
     origin: str = field(default="", compare=False)
+    truncated: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -224,4 +226,5 @@ def merge(parts: Sequence[LabelledSet]) -> LabelledSet:
         records = tuple(replace(record, image_id=number) for number, record in enumerate(records, start=1))
     warnings = tuple(warning for part in parts for warning in part.warnings)
     origin = "; ".join(dict.fromkeys(part.origin for part in parts))
-    return LabelledSet(records, first.names, first.source_ids, warnings, origin)
+    truncated = sum(part.truncated for part in parts)
+    return LabelledSet(records, first.names, first.source_ids, warnings, origin, truncated)

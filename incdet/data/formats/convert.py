@@ -18,7 +18,7 @@ from incdet.data.formats.yolo import write_yolo
 from incdet.data.formats.yolo_layout import SPLITS as YOLO_SPLITS
 from incdet.data.picture_book import Progress
 from incdet.data.records import Exif, LabelledSet, Record
-from incdet.errors import Finding, InputError, suggest
+from incdet.errors import Finding, InputError, shown, suggest
 from incdet.files import copy_file, require_output
 
 Format = Literal["coco", "voc", "yolo", "labelme", "csv"]
@@ -27,7 +27,7 @@ _UNNAMED = {"coco": "annotations", "voc": "default", "yolo": "train", "labelme":
 """What a split without a name is called in each format."""
 _FOLDERS = {"coco": "images", "voc": "JPEGImages", "yolo": "images/{split}", "labelme": "{split}", "csv": "images"}
 """Where each format wants its pictures."""
-_NO_IGNORED, _NO_COVERAGE = ("yolo",), ("yolo", "csv")
+_NO_IGNORED, _NO_COVERAGE, _NO_LIST = ("yolo",), ("yolo", "csv"), ("csv",)
 
 
 def convert(
@@ -70,7 +70,7 @@ def convert(
     data = {name: with_pictures(found.read(name), exif, progress=progress) for name in names}
     data = _with_all_names(data)
     titles = _titles(names, target, found.path)
-    written = {titles[name]: _holdable(one, target) for name, one in data.items()}
+    written = {titles[name]: _holdable(one, target, _unshown(data)) for name, one in data.items()}
     taken: set[Path] = set()
     placed = {
         name: _placed(one, out / _FOLDERS[target].format(split=name), taken, link) for name, one in written.items()
@@ -103,8 +103,14 @@ def _with_all_names(data: Mapping[str, LabelledSet]) -> dict[str, LabelledSet]:
     return {split: replace(one, names=tuple(ids), source_ids=ids) for split, one in data.items()}
 
 
-def _holdable(data: LabelledSet, target: Format) -> LabelledSet:
-    """What the format can say of the records, with a warning for the rest."""
+def _unshown(data: Mapping[str, LabelledSet]) -> list[str]:
+    """The classes that no object has in any split."""
+    own = {name for one in data.values() for record in one.records for name in record.names}
+    return list(dict.fromkeys(name for one in data.values() for name in one.names if name not in own))
+
+
+def _holdable(data: LabelledSet, target: Format, unshown: Sequence[str]) -> LabelledSet:
+    """What the format can say of the records, with a warning for the rest; ``unshown`` are classes without an object."""
     warnings = list(data.warnings)
     where, records, every = data.origin, data.records, frozenset(data.names)
     ignored = sum(int(record.ignore.sum()) for record in records)
@@ -116,6 +122,13 @@ def _holdable(data: LabelledSet, target: Format) -> LabelledSet:
     if target in _NO_COVERAGE and partial:
         problem = f"{partial} images are annotated for some classes only, which {target} cannot say"
         warnings.append(Finding(where, "coverage", problem, "write COCO, VOC or Labelme instead", "warning"))
+    if target in _NO_LIST and unshown:
+        problem = f"{len(unshown)} without an object were left out: {shown(', '.join(unshown))}"
+        fix = f"{target} knows a class by its objects alone: write another format, or name them where you train"
+        warnings.append(Finding(where, "classes", problem, fix, "warning"))
+    if data.truncated:
+        problem = f"{data.truncated} objects lose the mark `truncated`"
+        warnings.append(Finding(where, "objects", problem, "keep the source if something reads it", "warning"))
     if any(record.exif == "ignore" for record in records):
         problem = "the boxes lie in the pictures as stored"
         warnings.append(Finding(where, "exif", problem, "open the result with --exif ignore too", "warning"))

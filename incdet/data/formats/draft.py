@@ -31,6 +31,7 @@ class Draft:
         ignore: Of the boxes.
         covered: The classes that are annotated here, None for all.
         clipped: (object, pixels) of boxes that left the image by a pixel or two.
+        truncated: Objects marked as cut off by the edge or hidden; they count as any other.
         findings: Everything that is wrong.
     """
 
@@ -43,6 +44,7 @@ class Draft:
     ignore: list[bool] = field(default_factory=list)
     covered: frozenset[str] | None = None
     clipped: list[tuple[str, float]] = field(default_factory=list)
+    truncated: int = 0
     findings: list[Finding] = field(default_factory=list)
 
     def report(self, item: str, problem: str, fix: str, severity: str = "error") -> None:
@@ -132,7 +134,8 @@ def finish(
     if errors := errors_of([*told, *_unknown_names(drafts, names)]):
         raise FaultyData(errors, lambda: LabelledSet(_records(_sound(drafts, names), names), tuple(names), source_ids))
     told += clipped_warning(where or drafts[0].file.parent, [entry for one in drafts for entry in one.clipped])
-    return LabelledSet(_records(drafts, names), tuple(names), source_ids, tuple(told))
+    truncated = sum(one.truncated for one in drafts)
+    return LabelledSet(_records(drafts, names), tuple(names), source_ids, tuple(told), truncated=truncated)
 
 
 def _records(drafts: Sequence[Draft], names: Sequence[str]) -> tuple[Record, ...]:

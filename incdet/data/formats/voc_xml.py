@@ -71,6 +71,10 @@ def _take_object(one: Draft, entry: ElementTree.Element, position: int) -> None:
     ignore = parse_flag(entry.findtext("difficult"))
     if ignore is None:
         one.report(item, f"has difficult {shown(entry.findtext('difficult'))}", "write 0 or 1")
+    truncated = parse_flag(entry.findtext("truncated"))
+    if truncated is None:
+        one.report(item, f"has truncated {shown(entry.findtext('truncated'))}", "write 0 or 1", "warning")
+    one.truncated += bool(truncated)
     corners = entry.find("bndbox")
     texts = [None if corners is None else corners.findtext(key) for key in EDGES]
     try:

@@ -118,6 +118,29 @@ def test_a_class_without_an_object_stays_covered_where_a_format_can_say_so(
         assert open_annotations(tmp_path / "out" / target).records[0].coverage == {"cat", "dog", "cow"}
 
 
+def test_a_table_says_which_classes_it_loses(make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    own = make_coco(edit=lambda content: content["categories"].append({"id": 9, "name": "cow"}))
+    (written,) = convert(own.annotations, "csv", tmp_path / "out")
+    (warning,) = written.warnings
+    assert "1 without an object were left out: cow" in warning.problem
+    assert open_annotations(tmp_path / "out").names == ("cat", "dog")
+
+
+def test_the_mark_of_cut_off_objects_is_read_and_its_loss_told(make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    convert(make_coco().annotations, "voc", tmp_path / "voc")
+    assert open_annotations(tmp_path / "voc").truncated == 0
+    first = next(file for file in sorted((tmp_path / "voc").rglob("*.xml")) if "<object>" in file.read_text("utf-8"))
+    text = first.read_text("utf-8")
+    first.write_text(text.replace("<difficult>", "<truncated>1</truncated><difficult>", 1), "utf-8")
+    (written,) = convert(tmp_path / "voc", "coco", tmp_path / "again")
+    assert written.truncated == 1 and [warning.problem for warning in written.warnings] == [
+        "1 objects lose the mark `truncated`"
+    ]
+    first.write_text(text.replace("<difficult>", "<truncated>perhaps</truncated><difficult>", 1), "utf-8")
+    (warning,) = open_annotations(tmp_path / "voc").warnings
+    assert warning.problem == "has truncated perhaps" and first.name in warning.file
+
+
 def test_classes_of_the_challenge_do_not_grow_to_all_twenty(make_coco: Callable[..., Any], tmp_path: Path) -> None:
     convert(make_coco().annotations, "voc", tmp_path / "out")
     assert open_annotations(tmp_path / "out").records[0].coverage == {"cat", "dog"}
