@@ -21,6 +21,7 @@ from incdet import __version__
 from incdet.app.verbs import (
     calibrate,
     check,
+    classes,
     compare,
     convert,
     evaluate,
@@ -46,6 +47,7 @@ VERBS: dict[str, Verb] = {
         calibrate,
         import_,
         check,
+        classes,
         convert,
         report,
         replay,

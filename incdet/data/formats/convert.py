@@ -110,7 +110,7 @@ def _unshown(data: Mapping[str, LabelledSet]) -> list[str]:
 
 
 def _holdable(data: LabelledSet, target: Format, unshown: Sequence[str]) -> LabelledSet:
-    """What the format can say of the records, with a warning for the rest; ``unshown`` are classes without an object."""
+    """What the format can say of the records, with a warning for the rest; ``unshown`` classes have no object."""
     warnings = list(data.warnings)
     where, records, every = data.origin, data.records, frozenset(data.names)
     ignored = sum(int(record.ignore.sum()) for record in records)
