@@ -154,7 +154,14 @@ def difference(frozen: Path, config: Config) -> list[str]:
     """
     before, now = (_deciding(one.model_dump(mode="json")) for one in (frozen_config(frozen), config))
     moved = {"data.root"} if (frozen.parent / data_digest.FILE).is_file() else set()
-    return [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in moved]
+    differing = [key for key in {**now, **before} if before.get(key) != now.get(key) and key not in moved]
+    added = [key for key in differing if key.startswith("method.") and key not in before]
+    if added:  # by a later version, whose own value of a part that was not there is that it does nothing
+        from incdet.methods.registry import frozen_settings
+
+        own = dict(_leaves({"method": frozen_settings(config.methods, {})}))
+        differing = [key for key in differing if key not in added or now[key] != own.get(key)]
+    return differing
 
 
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:

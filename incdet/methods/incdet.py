@@ -3,18 +3,22 @@
 The interim teacher is fine-tuned on the step's images from the network before the step: it knows the new classes as
 well as anything does, and has forgotten the old ones, which the old network still knows. The student starts between
 the two and learns from the annotations where there are some, from the two teachers where there are none.
+
+Parts of weight or strength 0 are there to be tried: ``old_claims`` and ``kd_crosshead`` are terms, ``calibration``
+shifts the new logits when the step is learned, so that new classes cry wolf less at an unchanged AP.
 """
 
 from __future__ import annotations
 
-from incdet.distillation.terms import KdBox, KdQuality
-from incdet.methods.method import Averaging, Interim, Method, Replay
+from incdet.distillation.terms import KdBox, KdCrosshead, KdQuality, OldClaims
+from incdet.methods.method import Averaging, Calibration, Interim, Method, Replay
 
 METHOD = Method(
     "incdet",
     "ours: two teachers, quality-focal distillation of both, replay, start from their average",
-    terms=(KdQuality(), KdBox(weight=0.5)),
+    terms=(KdQuality(), KdBox(weight=0.5), OldClaims(weight=0.0), KdCrosshead(weight=0.0)),
     interim=Interim(),
     averaging=Averaging(),
     replay=Replay(share=0.3),
+    calibration=Calibration(strength=0.0),
 )

@@ -58,13 +58,21 @@ class Branch(Part):
     frozen features, which cost little."""
 
 
+class Calibration(Part):
+    """When the step is learned, the new logits are shifted so that exemplars of all classes are scored aright."""
+
+    name: ClassVar[str] = "calibration"
+    strength: float = Field(1.0, ge=0, le=1)
+    """Share of the fitted shift; 0 shifts nothing."""
+
+
 class Finetune(Part):
     """A short, class-balanced fine-tuning ends the step; its schedule is `train.finetune`."""
 
     name: ClassVar[str] = "balanced_finetune"
 
 
-FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name, Branch.name)
+FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name, Branch.name, Calibration.name)
 """The parts that are not terms, by the names of their fields of ``Method``."""
 
 
@@ -97,6 +105,7 @@ class Method:
         balanced_finetune: What ends the step.
         penalty: Holds the parameters near where they stood before the step.
         branch: The step is learned by a network beside the old one, from the new labels alone.
+        calibration: Shifts the new logits at the end of the step.
         joint: Trains on all steps' data at once; it has no teacher.
         changed: The settings that differ from the method's own, ``part.field=value``.
     """
@@ -111,6 +120,7 @@ class Method:
     balanced_finetune: Finetune | None = None
     penalty: Penalty | None = None
     branch: Branch | None = None
+    calibration: Calibration | None = None
     joint: bool = False
     changed: tuple[str, ...] = ()
 
@@ -134,7 +144,7 @@ class Method:
     @property
     def needs_features(self) -> bool:
         """Whether a term reads the student's features, so that they have to keep their gradient."""
-        return any("features" in term.needs for term in self.terms)
+        return any("features" in term.needs for term in self.speaking().terms)
 
     def without(self, *names: str) -> Method:
         """The method less the named parts, for ablations; its name says so.
@@ -156,13 +166,18 @@ class Method:
             gone: dict[str, Any] = {part: None for part in FIXED if part == name}
             terms = tuple(term for term in method.terms if term.name != name)
             method = replace(method, name=f"{method.name}-{name}", terms=terms, **gone)
-        # Balanced fine-tuning needs exemplars to balance with, averaging a second network.
+        # Balanced fine-tuning and calibration need exemplars, averaging a second network.
         if method.replay is None:
-            method = replace(method, balanced_finetune=None)
+            method = replace(method, balanced_finetune=None, calibration=None)
         if method.interim is None:
             method = replace(method, averaging=None)
         changed = tuple(change for change in method.changed if change.partition(".")[0] in method.parts)
         return replace(method, changed=changed)
+
+    def speaking(self) -> Method:
+        """The method less the terms of weight 0, which would be computed for nothing."""
+        terms = tuple(term for term in self.terms if getattr(term, "weight", 1.0) != 0)
+        return self if len(terms) == len(self.terms) else replace(self, terms=terms)
 
     def settings(self) -> Iterator[Setting]:
         """Every number and switch of its parts."""

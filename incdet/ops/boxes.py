@@ -63,5 +63,14 @@ def giou_terms(predicted: Tensor, wanted: Tensor) -> Tensor:
     return 1 - (intersection / (union + epsilon) - (hull_area - union) / (hull_area + epsilon))
 
 
+def covered_shares(boxes: Tensor, objects: Tensor) -> Tensor:
+    """The largest share of the area of each of ``boxes`` (N, 4) that lies inside one of ``objects`` (M, 4), (N,)."""
+    if not len(objects):
+        return boxes.new_zeros(len(boxes))
+    low = torch.max(boxes[:, None, :2], objects[None, :, :2])
+    sides = (torch.min(boxes[:, None, 2:], objects[None, :, 2:]) - low).clamp(min=0)
+    return sides.prod(dim=2).amax(dim=1) / _areas(boxes).clamp(min=1e-7)
+
+
 def _areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -30,6 +30,7 @@ from incdet.methods.finetune import METHOD as FINETUNE
 from incdet.methods.method import Method
 from incdet.network.paired import Trunk, newcomer, paired
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.calibration import calibrate
 from incdet.training.criterion import MethodCriterion
 from incdet.training.engine import Engine
 from incdet.training.loaders import canvas_of, training_batches
@@ -104,6 +105,7 @@ def learn_step(
     start = time.perf_counter()
     if not view.names and method.interim is not None:  # nothing is new for a network of the new classes to know
         method = method.without("interim")
+    method = method.speaking()
     student = grown(shop.config, before, view)
     if method.penalty is not None:
         seed = phase_seed(shop.config, view.step, "penalty")
@@ -138,9 +140,12 @@ def learn_step(
         spent["finetune"] = balanced_finetune(shop, student, method, teachers, view, memory)
     if method.replay is not None:
         memory = choose_exemplars(student, view.records, view.names, memory, shop.config)
+        size = shop.config.evaluation.batch_size
         if method.replay.propagation is not None:
-            size = shop.config.evaluation.batch_size
             memory = propagate(student, memory, method.replay.propagation, batch_size=size)
+        if method.calibration is not None and method.calibration.strength and view.names:
+            shifts = calibrate(student, tuple(memory), view.names, method.calibration.strength, batch_size=size)
+            shop.engine.say("calibration: " + ", ".join(f"{name} {shift:+.2f}" for name, shift in shifts.items()))
     images = len({record.image for record in training_set.records})
     return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
 

@@ -9,6 +9,7 @@ from helpers import tiny_settings
 from incdet.app.run_folder import RunFolder, claim, difference, drop_states, frozen_config, refuse_other_run
 from incdet.config import Config, load_config
 from incdet.errors import Finding, InputError
+from incdet.methods.registry import frozen_settings
 
 
 def begin(config: Config) -> RunFolder:
@@ -173,3 +174,12 @@ def test_states_are_dropped_with_their_folder(tmp_path: Path) -> None:
     drop_states(tmp_path / "states")
     drop_states(tmp_path / "states")  # nothing to drop is no fault
     assert not (tmp_path / "states").exists()
+
+
+def test_what_a_later_version_lets_be_set_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    tree = frozen_settings(["incdet"], {})
+    older = {part: values for part, values in tree["incdet"].items() if part != "old_claims"}
+    frozen = begin(tiny_settings(tmp_path / "run", method={"incdet": older})).root / "config.yaml"
+    assert difference(frozen, tiny_settings(tmp_path / "run", method=tree)) == []
+    other = {"incdet": {**tree["incdet"], "old_claims": {**tree["incdet"]["old_claims"], "weight": 1.0}}}
+    assert difference(frozen, tiny_settings(tmp_path / "run", method=other)) == ["method.incdet.old_claims.weight"]

@@ -165,7 +165,7 @@ def fitted(method: Method) -> Method:
 
 LISTENERS = {
     "everything": EVERYTHING,
-    "incdet": fitted(get_method("incdet")),
+    "incdet": fitted(get_method("incdet").speaking()),
     "eeil": get_method("eeil"),
     "pseudo": fitted(get_method("pseudo")),
     "topk": Method("topk", "here", terms=(KdResponse(selection=Selection(kind="topk", value=9)), KdBox(score=0.3))),

@@ -37,7 +37,7 @@ EVERYTHING = Method(
     balanced_finetune=Finetune(),
     penalty=Penalty(),
 )
-METHODS = {**known_methods(), "everything": EVERYTHING}
+METHODS = {**{name: method.speaking() for name, method in known_methods().items()}, "everything": EVERYTHING}
 
 
 class Scene:

@@ -26,7 +26,7 @@ def taught(name: str) -> MethodCriterion:
     with torch.no_grad():  # the student has moved away from its teacher
         for parameter in student.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    method = with_thresholds(get_method(name))
+    method = with_thresholds(get_method(name).speaking())
     teaching = Teaching({"old": teacher} if method.teachers else {}, method.terms)
     return MethodCriterion(method, student.train(), OnlineProvider(teaching, student) if method.teachers else None)
 
@@ -90,7 +90,7 @@ def test_what_is_compared_with_knows_no_student() -> None:
 
 def test_without_teachers_the_annotations_alone_are_learned() -> None:
     model = network()
-    criterion = MethodCriterion(with_thresholds(get_method("incdet")), model)
+    criterion = MethodCriterion(with_thresholds(get_method("incdet").speaking()), model)
     prepared = model.prepare(pictures(1), [target()])
     targets = criterion.targets(prepared)
     assert targets.terms == {} and targets.counts.keys() == {"images"}
@@ -117,7 +117,7 @@ def test_the_matching_thresholds_of_a_detector_hold_in_every_method_as_in_torchv
     ]
     images = pictures(4)
     batch = model.prepare(images, targets)
-    criterion = MethodCriterion(get_method(name), model)
+    criterion = MethodCriterion(get_method(name).speaking(), model)
     own = criterion.targets(batch)
     box = criterion(model.dense(batch), own, own.counts)["box"]
     theirs = to_torchvision(model).train()(images, [dict(target) for target in targets])["bbox_regression"]

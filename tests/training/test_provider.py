@@ -12,7 +12,7 @@ from incdet.distillation.term import PlainTerm
 from incdet.methods.registry import get_method
 from incdet.training.provider import obstacle
 
-ASKED = Teaching({}, get_method("incdet").terms)
+ASKED = Teaching({}, get_method("incdet").speaking().terms)
 
 
 def settings(**sections: Any) -> Config:

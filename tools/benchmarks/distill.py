@@ -129,7 +129,7 @@ def _sharpen(model: IncrementalRetinaNet, batch: HostBatch) -> None:
 
 def make_criteria(scene: LossInputs, device: str) -> list[Callable[[IncrementalRetinaNet], Criterion]]:
     """For a student: the criterion with the teacher online, with its answers cached, and without a teacher."""
-    method, thresholds = get_method("incdet"), Thresholds((0.3,) * OLD, (0.15,) * OLD)
+    method, thresholds = get_method("incdet").speaking(), Thresholds((0.3,) * OLD, (0.15,) * OLD)
     terms = [
         term.model_copy(update={"fitted": thresholds}) if isinstance(term, PseudoLabels) else term
         for term in method.terms

@@ -16,6 +16,7 @@ from incdet.distillation.terms.kd_logits import KdLogits
 from incdet.distillation.terms.kd_quality import KdQuality
 from incdet.distillation.terms.kd_response import KdResponse
 from incdet.distillation.terms.kd_softmax import KdSoftmax
+from incdet.distillation.terms.old_claims import OldClaims
 from incdet.distillation.terms.pseudo_labels import PseudoLabels
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "KdQuality",
     "KdResponse",
     "KdSoftmax",
+    "OldClaims",
     "PseudoLabels",
 ]

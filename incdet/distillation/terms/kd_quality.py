@@ -14,6 +14,7 @@ from torch import Tensor
 
 from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
 from incdet.distillation.term import Answers, PlainTerm
+from incdet.distillation.terms.old_claims import objects_inside
 from incdet.network.retinanet import HeadOutputs
 from incdet.ops.assign import IGNORED
 from incdet.ops.losses import ClassTargets
@@ -38,6 +39,13 @@ class KdQuality(PlainTerm):
     discount: float = Field(1.0, ge=0, le=1)
     """How much of an old score is taken off the interim network's targets; 0 leaves them as they are."""
 
+    prior: float = 0.0
+    """Added to the interim network's logits: in its own images every one shows a new object, in the exemplars few do. A
+    negative number is the logarithm of how much rarer they are."""
+    inside: float = Field(1.0, ge=0, le=1)
+    """Where a larger share of an exemplar's anchor lies inside an annotated object, new classes are nought; 1 leaves
+    them as they are."""
+
     @property
     def teachers(self) -> tuple[str, ...]:
         """The network before the step and, where there is one, that of the new classes."""
@@ -54,7 +62,10 @@ class KdQuality(PlainTerm):
             rest = 1 - self.discount * scores.amax(dim=-1, keepdim=True)
             # After a step the old network's columns may be all of them; the interim one then has nothing to add.
             columns = slice(max(new.first, scores.shape[-1]), None)
-            target[..., columns] = new.logits.sigmoid()[..., columns.start - new.first :] * rest
+            scored = (new.logits + self.prior).sigmoid()[..., columns.start - new.first :] * rest
+            if self.inside < 1:
+                scored = scored * (objects_inside(batch) <= self.inside)[..., None]
+            target[..., columns] = scored
         free = (batch.assignment.matched < 0) & (batch.assignment.matched != IGNORED)
         target = target * ~batch.trained[:, None] * free[..., None]
         target[target < self.floor] = 0

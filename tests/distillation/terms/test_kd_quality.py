@@ -29,12 +29,13 @@ def answers(old: Tensor, interim: Tensor | None) -> dict[str, Any]:
     return found if interim is None else {**found, "interim": answer(interim, first=old.shape[-1])}
 
 
-def mixed(anchors: int = 6) -> BatchTargets:
+def mixed(anchors: int = 6, *, wide: bool = False) -> BatchTargets:
     """A new image with an object on anchor 1 and an ignored one on anchor 3, and an exemplar with one on anchor 2."""
     boxes = grid(anchors).tolist()
+    around = [boxes[0][0] - 10, boxes[0][1] - 10, boxes[0][2] + 4, boxes[0][3] + 10]  # no match, but all of anchor 0
     targets = [
         target([boxes[1], boxes[3]], [2, 3], NEW, ignore=[False, True]),
-        target([boxes[2]], [0], OLD),
+        target([boxes[2], around] if wide else [boxes[2]], [0, 1] if wide else [0], OLD),
     ]
     return batch_targets(targets, (2, 2), count=anchors)
 
@@ -59,7 +60,11 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
                 if k < len(known):
                     wanted = known[k]
                 elif interim is not None:
-                    wanted = sigmoid(float(interim[b, a, k - len(known)])) * (1 - term.discount * max(known))
+                    wanted = sigmoid(float(interim[b, a, k - len(known)]) + term.prior) * (
+                        1 - term.discount * max(known)
+                    )
+                    if term.inside < 1 and a == 0 and b == 1:  # the anchor that lies inside the exemplar's object
+                        wanted = 0.0
                 if matched >= 0 or wanted < term.floor:
                     wanted = 0.0
                 best = max(best, wanted)
@@ -76,11 +81,16 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
     floor=st.sampled_from([0.0, 0.01, 0.3]),
     discount=st.sampled_from([0.0, 0.5, 1.0]),
     two=st.booleans(),
+    prior=st.sampled_from([0.0, -2.0]),
+    inside=st.sampled_from([1.0, 0.5]),
 )
-def test_it_equals_the_written_out_sum(seed: int, floor: float, discount: float, two: bool) -> None:
+def test_it_equals_the_written_out_sum(
+    seed: int, floor: float, discount: float, two: bool, prior: float, inside: float
+) -> None:
     student, old = draw(seed, 2, 6, 4), draw(seed + 1, 2, 6, 2)
     interim = draw(seed + 2, 2, 6, 2) if two else None
-    term, batch = KdQuality(weight=1.5, floor=floor, discount=discount), mixed()
+    term = KdQuality(weight=1.5, floor=floor, discount=discount, prior=prior, inside=inside)
+    batch = mixed(wide=True)
     expected = slow_quality(student, old, interim, batch, term)
     assert float(quality(term, student, (old, interim), batch)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
