@@ -84,7 +84,9 @@ def page(run: SavedRun, comparison: dict[str, Any]) -> Markup:
 def _subtitle(run: SavedRun) -> str:
     first = run.results[0]
     steps = [len(names) for names in first.classes]
-    return f"{first.detector} · {' + '.join(map(str, steps))} classes · seed {first.seed}"
+    seeds = sorted({result.seed for result in run.results})
+    chance = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return f"{first.detector} · {' + '.join(map(str, steps))} classes · {chance}"
 
 
 def _sections(run: SavedRun, comparison: dict[str, Any]) -> list[Section]:

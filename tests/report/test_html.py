@@ -236,6 +236,13 @@ def test_two_runs_stand_side_by_side_in_one_page(two: list[Path], tmp_path: Path
     assert not (two[0] / "report.html").exists() and not (two[0] / "plots").exists()
 
 
+def test_runs_of_several_seeds_say_so(two: list[Path], tmp_path: Path) -> None:
+    path = two[1] / "incdet" / "results.json"
+    path.write_text(path.read_text("utf-8").replace('"seed": 7', '"seed": 8'), "utf-8")
+    assert "seeds 7, 8" in write_comparison(two, tmp_path / "compared.html").read_text("utf-8")
+    assert "seed 7<" in write_report(two[0]).read_text("utf-8")
+
+
 def test_runs_on_different_test_images_are_not_compared(two: list[Path], tmp_path: Path) -> None:
     place = two[1] / "incdet" / "step_3"
     found = load_matches(place)
