@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class InputError(Exception):
             findings = Finding("data loader", "worker", findings.strip().splitlines()[-1], "correct the named file")
         self.findings: list[Finding] = [findings] if isinstance(findings, Finding) else list(findings)
         super().__init__(self.summary())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process of the run raises it too, which has no use for what a kind of its own carries.
+        return InputError, (self.findings,), {_RELAYED: is_relayed(self)}
 
     def summary(self, most: int = 20) -> str:
         """The first ``most`` findings, a line each, and how many more there are."""
@@ -95,3 +100,21 @@ class OutputError(Exception):
     def __init__(self, finding: Finding) -> None:
         self.finding = finding
         super().__init__(str(finding))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.finding,), self.__dict__
+
+
+_RELAYED = "_incdet_relayed"
+Error = TypeVar("Error", bound=BaseException)
+
+
+def relayed(error: Error) -> Error:
+    """``error`` with the mark that another process of the run has raised it, who tells it."""
+    setattr(error, _RELAYED, True)
+    return error
+
+
+def is_relayed(error: BaseException) -> bool:
+    """Whether another process of the run raised it first, and tells it."""
+    return bool(getattr(error, _RELAYED, False))

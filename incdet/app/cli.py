@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from incdet import __version__
+from incdet.app.processes import leave_group, tell_end
 from incdet.app.verbs import (
     calibrate,
     check,
@@ -35,7 +36,8 @@ from incdet.app.verbs import (
     train,
 )
 from incdet.app.verbs.verb import SETTING, Verb
-from incdet.errors import InputError, OutputError, Terminated, TrainingError, shown, suggest
+from incdet.errors import InputError, OutputError, Terminated, TrainingError, relayed, shown, suggest
+from incdet.files import is_writer
 
 VERBS: dict[str, Verb] = {
     module.__name__.rpartition(".")[2].rstrip("_"): module.VERB
@@ -91,7 +93,7 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb, name: str | None = None) 
     parser.description = verb.description
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_arguments(parser)
-    parser.set_defaults(verb=name, work=verb.run, parser=parser)
+    parser.set_defaults(in_processes=verb.in_processes, verb=name, work=verb.run, parser=parser)
 
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -127,26 +129,35 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files and classes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     arguments = _parse(parser, words)
+    if not (arguments.in_processes or is_writer()):
+        return 0  # the process of rank 0 does it
     try:
         with _terminable():
-            return int(arguments.work(arguments))
+            code = int(arguments.work(arguments))
+        leave_group()
+        return code
     except InputError as error:
-        print(f"The input was refused; nothing was trained or overwritten.\n{error}", file=sys.stderr)
-        return 2
+        told = "The input was refused; nothing was trained or overwritten."
+        return tell_end(2, f"{told}\n{error}", error)
     except TrainingError as error:
-        print(f"Training cannot go on.\n{error}", file=sys.stderr)
-        return 1
+        return tell_end(1, f"Training cannot go on.\n{error}", error)
     except OutputError as error:
-        print(f"A file could not be written; what was there before is as it was.\n{error}", file=sys.stderr)
-        return 1
+        told = "A file could not be written; what was there before is as it was."
+        return tell_end(1, f"{told}\n{error}", error)
     except BrokenPipeError:  # `incdet keys | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         return _told(error)
     except KeyboardInterrupt as interrupt:
-        print("Interrupted. The same command with --resume goes on from the last checkpoint.", file=sys.stderr)
-        return 143 if isinstance(interrupt, Terminated) else 130
+        code = 143 if isinstance(interrupt, Terminated) else 130
+        told = "Interrupted. The same command with --resume goes on from the last checkpoint."
+        return tell_end(code, told, relayed(interrupt))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which only a verb has imported
+            raise
+        fix = "use a smaller batch (evaluation.batch_size, --batch-size), a smaller model, or --device cpu"
+        return tell_end(1, f"The memory of the GPU does not suffice: {str(error).splitlines()[0]}\n{fix}", error)
 
 
 def _told(error: OSError) -> int:

@@ -25,6 +25,7 @@ from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.method import Method
 from incdet.network.importing import load_detector
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.processes import Processes
 from incdet.training.schedule import Lengths
 
 OUTPUT = Path("runs/new")
@@ -134,8 +135,9 @@ def plan(call: Call) -> Plan:
 
 def carry_out(call: Call, display: Display | None = None) -> Done:
     """Does what was asked for; see ``extend``."""
-    config, unfitted, resume = settle(call)
-    return _run(_prepare(config, resume=resume, unfitted=unfitted), resume, display)
+    # Rank 0 says whether the folder holds an earlier part: it is about to write there.
+    config, unfitted, resume = Processes("cpu").once(lambda: settle(call))
+    return _run(config, unfitted, resume, display)
 
 
 class Done(NamedTuple):
@@ -153,10 +155,14 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
         resume: Go on with what the folder holds.
         display: Shows progress; by default on stdout.
     """
-    return Path(_run(_prepare(config, resume=resume), resume, display).outcome.run)
+    return Path(_run(config, (), resume, display).outcome.run)
 
 
-def _run(ready: _Prepared, resume: bool, display: Display | None) -> Done:
+def _run(config: Config, unfitted: tuple[str, ...], resume: bool, display: Display | None) -> Done:
+    processes = Processes(config.engine.device)
+    with processes.talking():
+        ready = processes.first(lambda: _prepare(config, resume=resume, unfitted=unfitted))
+        ready = ready._replace(config=processes.shared(ready.config))  # fitted to the memory of one GPU
     config, model, source, protocol = ready.config, ready.model, ready.lesson.source, ready.lesson.protocol
     step, display = len(protocol.steps), display or Display()
     for line in ready.plan.lines():
@@ -174,7 +180,7 @@ def _run(ready: _Prepared, resume: bool, display: Display | None) -> Done:
         learn_steps(work, ready.method, model, memory, results, start=step)
         conclude(work, [results])
         lessons = ready.lesson
-        end = outcome(work, results, lessons.names, ready.plan.refreshed, lessons.measured)
+        end = processes.once(lambda: outcome(work, results, lessons.names, ready.plan.refreshed, lessons.measured))
         for line in end.lines():
             display.say(line)
     return Done(ready.plan, end)

@@ -38,13 +38,13 @@ def old_memory(
     """Exemplars of the old classes: chosen from ``old``, else the stored ones, else none."""
     folder, known = work.folder.root, model.vocab.names
     step = len(work.protocol.steps) - 1
-    if RunFolder.memory(folder, step).is_file():
+    if work.has_memory(folder, step):
         return work.load_memory(folder, step)  # of an earlier part of this run
     if stored is not None:
         work.display.say(f"memory: {len(stored)} exemplars of the run that made the checkpoint")
         memory = replace(stored, budget=budget).reduce(list(stored.exemplars))
     elif old is not None:
-        memory = choose_exemplars(model, old, known, Memory.empty(budget), work.config)
+        memory = choose_exemplars(work.engine, model, old, known, Memory.empty(budget), work.config)
         work.display.say(f"memory: {len(memory)} exemplars chosen from {len(old)} old images")
     else:
         work.display.say("memory: none (give --old-data to choose exemplars of the old classes)")

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from incdet.app.estimate import Estimate
+from incdet.files import is_writer
 
 LINE_SECONDS = 20.0
 """Without a terminal, how often a line is printed."""
@@ -26,7 +27,7 @@ LONG_SECONDS = 5.0
 
 
 class Display:
-    """Progress of the phases of a run.
+    """Progress of the phases of a run. Of several processes rank 0 alone prints.
 
     Args:
         console: Where to print; stdout if None.
@@ -34,6 +35,8 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True)
+        if not is_writer():
+            self.console = Console(quiet=True, force_terminal=False)
         self.prefix = ""
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from incdet.app import data_digest
 from incdet.app.facts import facts
@@ -40,6 +41,7 @@ from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, sa
 from incdet.training.engine import Engine
 from incdet.training.increment import Workshop
 from incdet.training.log import RunLog, require_tensorboard
+from incdet.training.processes import Processes
 from incdet.training.schedule import Lengths
 from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
@@ -111,21 +113,21 @@ class Run:
         Raises:
             InputError: The folder is not free, or what it holds of an earlier part does not fit; it is as it was then.
         """
-        frozen = config.output / CONFIG
-        changed = difference(frozen, config) if frozen.is_file() else []
-        with claim(config, resume=resume) as folder:
-            data_digest.keep_or_compare(folder.root, source)
-            manifest = RunManifest.open(folder.root)
-            verify_earlier_part(manifest)
+        processes = Processes(config.engine.device)
+        with processes.talking(), ExitStack() as held:
+            opened = processes.once(lambda: held.enter_context(_opened(config, source, resume)))
+            folder, manifest, changed = opened
+            processes.together(lambda: require_shared(folder))
             with (
                 RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
                 display or Display() as shown,
-                Worker() as background,
+                Worker(idle=not processes.main) as background,
             ):
                 announce(protocol, source, folder, shown)
                 engine = Engine(config.engine, log, shown)
                 engine.say(engine.describe())
-                log.write("start", **facts(config, source, engine.describe()))
+                if processes.main:
+                    log.write("start", **facts(config, source, engine.describe()))
                 if changed:
                     engine.say(f"changed since the run began: {', '.join(changed)}")
                 samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
@@ -158,12 +160,15 @@ class Run:
             states: What the step would resume from; removed when its results are written.
             known: ``seconds`` of training, and what else ``Results.add_step`` takes.
         """
-        self.background.wait()  # one step is scored at a time, for each holds a copy of its detector
+        # One step is scored at a time, for each holds a copy of its detector.
+        self.engine.processes.once(self.background.wait)
         start = time.perf_counter()
         detections = self.detect(model, self.source.test, f"step {step} evaluate")
         # Without a test set the pictures to show are training pictures.
         shown = detections if self.source.test else self.detect(model, self.samples, f"step {step} samples")
         spent = time.perf_counter() - start
+        if not self.engine.processes.main:
+            return
         snapshot = copy.deepcopy(model).cpu()
 
         def finish() -> None:
@@ -230,33 +235,37 @@ class Run:
         self.engine.log.write("method", method=name)
 
     def detect(self, model: IncrementalRetinaNet, records: Sequence[Record], phase: str) -> dict[int, Detections]:
-        """The detections of ``model`` on ``records``, with the progress of ``phase``."""
-        settings, device = self.config.engine, self.engine.device
-        return detect(
+        """The detections of ``model`` on ``records``, with the progress of ``phase``; each process has its share."""
+        settings, device, processes = self.config.engine, self.engine.device, self.engine.processes
+        size = self.config.evaluation.batch_size
+        mine = [records[place] for place in processes.share(records, size)]
+        found = detect(
             model,
-            records,
-            batch_size=self.config.evaluation.batch_size,
+            mine,
+            batch_size=size,
             device=device,
             # On a CPU the forward uses every core itself.
             workers=min(settings.workers, os.cpu_count() or 1) if device.type == "cuda" else 0,
             precision=settings.precision,
             progress=lambda done, total: self.display.advance(phase, done, total),
         )
+        return {image: one for part in processes.gathered(found) for image, one in part.items()}
 
     def taken_up(self, folder: Path, method: Method) -> Results:
         """The results of an earlier part of the run in a method's folder; empty ones where there are none."""
         path = folder / "results.json"
-        if not path.is_file():
+        # Rank 0 may write it soon after it has looked.
+        results = self.engine.processes.once(lambda: Results.load(path) if path.is_file() else None)
+        if results is None:
             return self.results(method)
-        results = Results.load(path)
         steps = ", ".join(map(str, results.steps))
         self.engine.say(f"{method.name}: finished in an earlier part of the run: step {steps}")
         return results
 
     def save_memory(self, memory: Memory, folder: Path, step: int) -> Memory:
         """Keeps the memory after ``step`` in a method's folder; returns it as it was saved."""
-        copies = self.config.memory.copy_images
-        return save_memory(memory, RunFolder.memory(folder, step), root=self.folder.root, copy_images=copies)
+        copies, path = self.config.memory.copy_images, RunFolder.memory(folder, step)
+        return self.engine.processes.once(lambda: save_memory(memory, path, root=self.folder.root, copy_images=copies))
 
     def load_memory(self, folder: Path, step: int) -> Memory:
         """The memory after a finished ``step``.
@@ -264,11 +273,47 @@ class Run:
         Raises:
             InputError: The manifest or one of its pictures is missing or was changed.
         """
-        return load_memory(RunFolder.memory(folder, step))
+        return self.engine.processes.once(lambda: load_memory(RunFolder.memory(folder, step)))
+
+    def has_memory(self, folder: Path, step: int) -> bool:
+        """Whether an earlier part of the run has kept the memory after ``step``."""
+        return self.engine.processes.once(RunFolder.memory(folder, step).is_file)
 
     def results(self, method: Method) -> Results:
         """Empty results of a method under this run's protocol."""
         return Results(method.name, self.config.seed, self.detector, self.protocol.to_json(), method.changed)
+
+
+class _Opened(NamedTuple):
+    """What was found in a run folder, and which settings have changed since."""
+
+    folder: RunFolder
+    manifest: RunManifest
+    changed: list[str]
+
+
+@contextmanager
+def _opened(config: Config, source: Source, resume: bool) -> Iterator[_Opened]:
+    """The folder, claimed, and what an earlier part of the run left in it, compared."""
+    frozen = config.output / CONFIG
+    changed = difference(frozen, config) if frozen.is_file() else []
+    with claim(config, resume=resume) as folder:
+        data_digest.keep_or_compare(folder.root, source)
+        manifest = RunManifest.open(folder.root)
+        verify_earlier_part(manifest)
+        yield _Opened(folder, manifest, changed)
+
+
+def require_shared(folder: RunFolder) -> None:
+    """Checks that this process, on whatever machine, sees the folder that rank 0 has claimed.
+
+    Raises:
+        InputError: It does not.
+    """
+    if not (folder.root / CONFIG).is_file():
+        problem = f"is not seen by the processes on {platform.node()}"
+        fix = "name a folder on a disk that all machines share"
+        raise InputError(Finding(str(folder.root), "run folder", problem, fix))
 
 
 def verify_earlier_part(manifest: RunManifest) -> None:

@@ -60,15 +60,19 @@ def learn_steps(
 
 def conclude(work: Run, finished: Sequence[Results]) -> None:
     """Gaps to joint, comparison.json, the table, plots and the report, when the last step is scored."""
-    with work.display.doing("scoring the last step"):
-        work.background.wait()
-    comparison = compare(finished)
-    for results in finished:
-        results.save(work.folder.method(results.method) / "results.json")
-    write_json(work.folder.root / "comparison.json", comparison)
-    work.display.say(table(finished))
-    write_report(work.folder.root)
-    work.display.say(f"wrote {work.folder.root}/report.html")
+
+    def write() -> None:
+        with work.display.doing("scoring the last step"):
+            work.background.wait()
+        comparison = compare(finished)
+        for results in finished:
+            results.save(work.folder.method(results.method) / "results.json")
+        write_json(work.folder.root / "comparison.json", comparison)
+        work.display.say(table(finished))
+        write_report(work.folder.root)
+        work.display.say(f"wrote {work.folder.root}/report.html")
+
+    work.engine.processes.once(write)
 
 
 def size_of(memory: Memory) -> dict[str, int | None]:

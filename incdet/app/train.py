@@ -32,6 +32,7 @@ from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.increment import TrainingSet, choose_exemplars
 from incdet.training.increment import train as train_phase
+from incdet.training.processes import Processes
 from incdet.training.schedule import Phase
 
 PLAIN = Method("base", "step 1: everything the step's images show")
@@ -55,19 +56,26 @@ def train(config: Config, *, resume: bool = False, display: Display | None = Non
     """
     methods = [get_method(name, config.without, config.method) for name in config.methods]
     config = config.model_copy(update={"method": frozen_settings(config.methods, config.method)})
-    Run.require(config, resume=resume)
-    source, protocol = prepare_data(config)
     budget = Budget(config.memory.total, config.memory.per_class)
-    if any(method.replay for method in methods):
-        budget.quotas([name for step in protocol.steps for name in step])
-    base = load_base(config, protocol)
+    replays = any(method.replay for method in methods)
+    processes = Processes(config.engine.device)
+
+    def prepared() -> tuple[Source, Protocol, IncrementalRetinaNet | None]:
+        Run.require(config, resume=resume)
+        source, protocol = prepare_data(config)
+        if replays:
+            budget.quotas([name for step in protocol.steps for name in step])
+        return source, protocol, load_base(config, protocol)
+
+    with processes.talking():
+        source, protocol, base = processes.first(prepared)  # rank 0 draws, downloads and remembers for the others
     detector = describe(config.model.architecture)
     with Run.open(config, source, protocol, detector, resume=resume, display=display) as work:
         joint = joint_view(source.train, protocol, len(protocol.steps)) if any(one.joint for one in methods) else None
         work.engine.say(work.lengths.describe(None if joint is None else joint.images))
         first, first_results = learn_base(work, base)
         memory = Memory.empty(budget)
-        if any(method.replay for method in methods):
+        if replays:
             memory = remember_base(work, first, memory)
         finished = []
         for method in methods:
@@ -114,7 +122,7 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     start = time.perf_counter()
     model, states = given, folder / "states"
     if model is None:
-        model = build_model(work.config, work.vocabulary(1))
+        model = work.engine.processes.first(lambda: build_model(work.config, work.vocabulary(1)))
         records, schedule = TrainingSet(tuple(view.records)), work.config.train.base
         train_phase(work.shop(states), model, PLAIN, {}, records, schedule, work.lengths.base(), Phase(1, "train"))
     model = model.to(work.engine.device)
@@ -129,11 +137,12 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
 def remember_base(work: Run, model: IncrementalRetinaNet, memory: Memory) -> Memory:
     """The memory after step 1, the same for every method that replays."""
     folder = work.folder.base
-    if RunFolder.memory(folder, 1).is_file():
+    if work.has_memory(folder, 1):
         return work.load_memory(folder, 1)
     model.to(work.engine.device)
     view = step_view(work.source.train, work.protocol, 1)
-    return work.save_memory(choose_exemplars(model, view.records, view.names, memory, work.config), folder, 1)
+    chosen = choose_exemplars(work.engine, model, view.records, view.names, memory, work.config)
+    return work.save_memory(chosen, folder, 1)
 
 
 def learn_method(work: Run, method: Method, model: IncrementalRetinaNet, first: Results, memory: Memory) -> Results:
@@ -160,7 +169,7 @@ def learn_joint(work: Run, method: Method) -> Results:
         return results
     view = joint_view(work.source.train, work.protocol, last)
     start = time.perf_counter()
-    model = build_model(work.config, work.vocabulary(last))
+    model = work.engine.processes.first(lambda: build_model(work.config, work.vocabulary(last)))
     states = folder / "states"
     records, steps = TrainingSet(tuple(view.records)), work.lengths.joint(view.images)
     train_phase(work.shop(states), model, method, {}, records, work.config.train.joint, steps, Phase(None, "train"))

@@ -15,10 +15,13 @@ from incdet.data.dataset import DetectionDataset, collate
 from incdet.data.records import Record
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
+BATCH = 16
+"""Images of a forward."""
+
 
 @torch.no_grad()
 def object_features(
-    model: IncrementalRetinaNet, records: Sequence[Record], names: Sequence[str], *, batch_size: int = 16
+    model: IncrementalRetinaNet, records: Sequence[Record], names: Sequence[str], *, batch_size: int = BATCH
 ) -> dict[str, dict[int, NDArray[np.float32]]]:
     """The feature of every image for each of its classes, as ``Memory.update`` takes it.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
 from incdet.data.cache import MIB, ImageCache
-from incdet.errors import InputError
+from incdet.errors import Finding, InputError
 from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.device import device_named
@@ -62,6 +62,7 @@ class Engine:
 
     Attributes:
         owner: Whose training it is, for the states it leaves; may be set between two phases.
+        accumulation: Pieces of a batch; more than the settings say where the memory did not suffice.
     """
 
     def __init__(self, settings: EngineConfig, log: RunLog, progress: Progress | None = None) -> None:
@@ -71,11 +72,13 @@ class Engine:
         self.log = log
         self.progress = progress
         self.owner = ""
+        self.accumulation = settings.accumulation
+        self._said: list[str] = []
 
     @cached_property
     def images(self) -> ImageCache:
         """Resized images, for all phases: the methods and steps after the first find most of theirs."""
-        return ImageCache(self.settings.image_cache * MIB // self.processes.world)
+        return ImageCache(self.settings.image_cache * MIB // self.processes.local)
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +104,8 @@ class Engine:
         self.log.write("message", text=text)
         if self.progress is not None and self.processes.main:
             self.progress.say(text)
+        if self.processes.world > 1:
+            self._said.append(text)
 
     def advance(self, phase: str, done: int, total: int) -> None:
         """Tells how far a phase without a loss is."""
@@ -137,23 +142,36 @@ class Engine:
             TrainingError: A loss was not finite; what repeats the step lies beside ``state``.
         """
         self._place(model)
-        step = self._step(model, criterion, schedule, canvas)
-        progress = PhaseState(model, step.optimizer, step.scaler, state, f"{self.owner} {phase}".strip())
-        check = self._check(model, criterion, schedule, step, state)
-        done = progress.restore(self.device)
+        with self.processes.talking():
+            step = self._step(model, criterion, schedule, canvas)
+            progress = PhaseState(model, step.optimizer, step.scaler, state, f"{self.owner} {phase}".strip())
+            check = self._check(model, criterion, schedule, step, state)
+            done = stored = self._resumed(progress)
         stream = iter(batches(done))
         meter = _Meter()
-        with Interrupt() as interrupt, folded_once(model):
-            while done < iterations:
-                random = torch.get_rng_state()
-                try:
-                    batch = model.prepare(*next(stream), canvas=canvas)
-                except InputError:
-                    # An image that cannot be read: the weights are sound, and nothing of this iteration has happened.
+        with self.processes.talking(), Interrupt(patient=self.processes.world > 1) as interrupt, folded_once(model):
+            while True:
+                random, batch = torch.get_rng_state(), None
+                own: BaseException | None = interrupt.came
+                if done < iterations and own is None:
+                    try:
+                        batch = model.prepare(*next(stream), canvas=canvas)
+                    except InputError as error:
+                        # An image cannot be read: the weights are sound, and nothing of this iteration has happened.
+                        own = error
+                asked = [own is not None, batch is not None and step.may_overflow(batch)]
+                stops, careful = self.processes.highest(asked)
+                if stops and stored != done:
+                    # A state is stored only when all its losses are known to have been finite.
+                    for values in check.read(everything=True):
+                        meter.add(values, schedule.batch_size)
                     progress.store(done, random)
-                    raise
+                if (stop := self.processes.stop_of(own, stops)) is not None:
+                    raise stop
+                if batch is None:
+                    break
                 rate = learning_rate(schedule, done, iterations)
-                losses, targets = step(batch, rate)
+                losses, targets = step(batch, rate, careful=bool(careful) or self.processes.world == 1)
                 check.watch(losses, Attempt(batch, targets, random, done, rate))
                 done += 1
                 stores = done % self.settings.checkpoint_every == 0 or done == iterations
@@ -161,13 +179,28 @@ class Engine:
                     meter.add(values, schedule.batch_size)
                 with interrupt.listening():
                     self._report(meter, rate, phase, done, iterations)
-                if interrupt.came or stores:
-                    # A state is stored only when all its losses are known to have been finite.
-                    for values in check.read(everything=True):
-                        meter.add(values, schedule.batch_size)
+                if stores:
                     progress.store(done, torch.get_rng_state())
-                if interrupt.came:
-                    raise interrupt.came
+                    stored = done
+        self.accumulation = step.accumulation
+        self._gather_messages()
+
+    def _resumed(self, progress: PhaseState) -> int:
+        """Optimiser steps that are done already; every process reads them for itself."""
+        self.processes.wait()  # rank 0 may have been writing
+        done = self.processes.together(lambda: progress.restore(self.device))
+        if len(set(self.processes.gathered(done))) > 1:
+            problem, fix = "is not seen by all processes alike", "put the run folder on a disk that all machines share"
+            raise InputError(Finding(str(progress.path), "state of a phase", problem, fix))
+        return done
+
+    def _gather_messages(self) -> None:
+        """Puts into the log what a process said that rank 0 did not."""
+        for rank, texts in enumerate(self.processes.gathered(self._said)):
+            for text in texts:
+                if text not in self._said:
+                    self.log.write("message", text=text, process=rank)
+        self._said.clear()
 
     def _place(self, model: IncrementalRetinaNet) -> None:
         model.to(self.device).train()
@@ -182,11 +215,11 @@ class Engine:
         canvas: tuple[int, int] | None,
     ) -> TrainStep:
         graph = None
-        accumulation = self.settings.accumulation
+        accumulation = self.accumulation
         # A replay writes its gradients where those of the one before lie, which a second piece still needs.
         if canvas is not None and self.processes.world == accumulation == 1:
             graph = graph_of(model, self.precision, self.say, features=criterion.needs_features)
-        return TrainStep(self.processes, self.computing, model, criterion, schedule, accumulation, graph)
+        return TrainStep(self.processes, self.computing, model, criterion, schedule, accumulation, graph, self.say)
 
     def _check(
         self,

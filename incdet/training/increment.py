@@ -23,6 +23,7 @@ from incdet.distillation.provider import Teaching
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.term import StepData
 from incdet.memory.exemplars import Budget, Memory
+from incdet.memory.features import BATCH as FEATURE_BATCH
 from incdet.memory.features import object_features
 from incdet.memory.propagation import propagate
 from incdet.memory.selection import SELECTIONS
@@ -139,13 +140,14 @@ def learn_step(
     if method.balanced_finetune is not None and len(memory):
         spent["finetune"] = balanced_finetune(shop, student, method, teachers, view, memory)
     if method.replay is not None:
-        memory = choose_exemplars(student, view.records, view.names, memory, shop.config)
+        memory = choose_exemplars(shop.engine, student, view.records, view.names, memory, shop.config)
         size = shop.config.evaluation.batch_size
         if method.replay.propagation is not None:
-            memory = propagate(student, memory, method.replay.propagation, batch_size=size)
+            memory = propagated(shop, student, memory, method.replay.propagation)
         if method.calibration is not None and method.calibration.strength and view.names:
             shifts = calibrate(student, tuple(memory), view.names, method.calibration.strength, batch_size=size)
             shop.engine.say("calibration: " + ", ".join(f"{name} {shift:+.2f}" for name, shift in shifts.items()))
+            shop.engine.processes.align(student)  # the next GPU may have rounded otherwise
     images = len({record.image for record in training_set.records})
     return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
 
@@ -207,7 +209,8 @@ def fitted(shop: Workshop, method: Method, teaching: Teaching, view: StepView, m
     teaching.to(shop.engine.device)
     size = shop.config.evaluation.batch_size
     step = StepData(teaching.teachers, view.records, tuple(memory), size, shop.engine.say)
-    return replace(method, terms=tuple(term.fit(step) for term in method.terms))
+    terms = tuple(term.fit(step) for term in method.terms)
+    return replace(method, terms=shop.engine.processes.shared(terms))  # a GPU's rounding may differ from the next one's
 
 
 def build_training_set(view: StepView, memory: Memory, method: Method) -> TrainingSet:
@@ -264,7 +267,8 @@ def balanced_finetune(
         The optimiser steps it took.
     """
     most = max(len(ranked) for ranked in memory.exemplars.values())
-    cut = choose_exemplars(student, view.records, view.names, Memory.empty(Budget(per_class=most)), shop.config)
+    budget = Budget(per_class=most)
+    cut = choose_exemplars(shop.engine, student, view.records, view.names, Memory.empty(budget), shop.config)
     records = TrainingSet((*memory, *cut))
     if "old" in teachers and view.names:
         teachers = {**teachers, "old": Teacher(teachers["old"].model, later=student)}
@@ -275,12 +279,33 @@ def balanced_finetune(
 
 
 def choose_exemplars(
-    model: IncrementalRetinaNet, records: Sequence[Record], names: Sequence[str], memory: Memory, config: Config
+    engine: Engine,
+    model: IncrementalRetinaNet,
+    records: Sequence[Record],
+    names: Sequence[str],
+    memory: Memory,
+    config: Config,
 ) -> Memory:
-    """The memory with exemplars of ``names`` chosen from ``records``, and the old lists cut to their new quotas."""
-    selection = config.memory.selection
-    features = object_features(model, records, names) if SELECTIONS[selection].needs_features else None
-    return memory.update(records, names, selection=selection, features=features, seed=config.seed)
+    """The memory with exemplars of ``names`` chosen from ``records``, and the old lists cut to their new quotas.
+
+    Each process looks at its share of the images; rank 0 chooses for all.
+    """
+    processes, selection, features = engine.processes, config.memory.selection, None
+    if SELECTIONS[selection].needs_features:
+        mine = processes.share(records, FEATURE_BATCH)
+        found = object_features(model, [records[place] for place in mine], names)
+        placed = {name: {mine[place]: one for place, one in own.items()} for name, own in found.items()}
+        parts = processes.gathered(placed)
+        features = {name: {place: one for part in parts for place, one in part[name].items()} for name in names}
+    return processes.once(
+        lambda: memory.update(records, names, selection=selection, features=features, seed=config.seed)
+    )
+
+
+def propagated(shop: Workshop, student: IncrementalRetinaNet, memory: Memory, sure: float) -> Memory:
+    """The memory with labels of all classes; see ``propagate``."""
+    size = shop.config.evaluation.batch_size
+    return shop.engine.processes.once(lambda: propagate(student, memory, sure, batch_size=size))
 
 
 def phase_seed(config: Config, step: int, phase: str) -> int:

@@ -15,9 +15,13 @@ class Interrupt:
     """Ctrl-C and SIGTERM are heard when an iteration is whole, for half of one cannot be taken up again.
 
     A second one stops at once; the last stored state stands then.
+
+    Args:
+        patient: A second one does not: launchers of several processes send what the terminal has sent already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self.came: KeyboardInterrupt | None = None
         self._before: dict[int, Any] = {}
 
@@ -39,7 +43,8 @@ class Interrupt:
 
     def _hear(self, number: int, _: object) -> None:
         self.came = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, before in self._before.items():

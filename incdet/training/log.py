@@ -7,9 +7,10 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from incdet.errors import Finding, InputError
+from incdet.files import is_writer
 
 
 def require_tensorboard() -> None:
@@ -30,7 +31,7 @@ def require_tensorboard() -> None:
 
 
 class RunLog:
-    """Appends events to ``log.jsonl``; a process that dies loses no finished line.
+    """Appends events to ``log.jsonl``; a process that dies loses no finished line. Of several processes rank 0 writes.
 
     Args:
         folder: Run folder; made where it is missing.
@@ -38,11 +39,13 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self._file: IO[str] | None = None
+        if is_writer():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self._writer: Any = None
         self._lock = threading.Lock()
-        if tensorboard:
+        if tensorboard and is_writer():
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / "tensorboard"))
@@ -50,9 +53,10 @@ class RunLog:
     def write(self, event: str, **values: Any) -> None:
         """One line ``{"time", "event", ...values}``, whole from any thread; ``time`` is seconds since the epoch."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
-        with self._lock:
-            self._file.write(line)
-            self._file.flush()
+        if self._file is not None:
+            with self._lock:
+                self._file.write(line)
+                self._file.flush()
 
     def scalars(self, tag: str, values: dict[str, float], iteration: int) -> None:
         """The values as a ``train`` line and, where it is on, as TensorBoard scalars under ``tag``."""
@@ -63,7 +67,8 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close; writing afterwards is an error."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

@@ -30,15 +30,15 @@ class PhaseState:
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
         if scaler is not None:
             self._parts["scaler"] = scaler
-        self._path, self._owner = path, owner
+        self.path, self._owner = path, owner
 
     def store(self, done: int, random: Tensor) -> None:
         """Writes the file whole or not at all."""
-        if self._path is None:
+        if self.path is None:
             return
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         values = {**parts, "done": done, "rng": random, "owner": self._owner}
-        with replacing(self._path) as draft, draft.open("wb") as handle:
+        with replacing(self.path) as draft, draft.open("wb") as handle:
             torch.save({**values, "digest": _digest(values)}, handle)
 
     def restore(self, device: torch.device) -> int:
@@ -47,10 +47,10 @@ class PhaseState:
         Raises:
             InputError: The file is damaged or of another training.
         """
-        if self._path is None or not self._path.is_file():
+        if self.path is None or not self.path.is_file():
             return 0
         try:
-            values = torch.load(self._path, map_location=device, weights_only=True)
+            values = torch.load(self.path, map_location=device, weights_only=True)
             if values.pop("digest", None) not in (None, _digest(values)):
                 raise ValueError("its content was changed or damaged")
             if "" not in (self._owner, owner := values.get("owner", "")) and owner != self._owner:
@@ -63,7 +63,7 @@ class PhaseState:
         except Exception as fault:  # torch raises whatever its parts do
             raise InputError(
                 Finding(
-                    str(self._path),
+                    str(self.path),
                     "state of a phase",
                     f"cannot be taken up ({_first_sentence(fault)})",
                     "remove the file: the phase then starts again from the finished step before it",

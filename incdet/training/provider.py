@@ -14,6 +14,7 @@ from incdet.data.records import Record
 from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.cache_file import CachedTargets, Key, load, save
 from incdet.distillation.provider import OnlineProvider, Provider, Teaching
+from incdet.errors import Finding, InputError
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.engine import Engine
 from incdet.training.loaders import plain_images
@@ -85,7 +86,7 @@ def obstacle(teaching: Teaching, architecture: Architecture, config: Config, dra
 def _cached(
     engine: Engine, teaching: Teaching, pupil: Pupil, config: Config, flips: Sequence[bool]
 ) -> CachedTargets | None:
-    """The cache from its file or filled anew; None where it exceeds the budget."""
+    """The cache from its file or filled anew, by rank 0 for all; None where it exceeds the budget."""
     student = pupil.student
     rule: dict[str, Any] = {
         "architecture": [model.architecture.to_json() for model in teaching.models],
@@ -97,26 +98,53 @@ def _cached(
         "classes": student.vocab.names,
         "canvas": pupil.canvas,
     }
-    key = Key.of([model.state_dict() for model in teaching.models], pupil.records, rule)
-    budget = config.engine.response_cache * MIB
-    cached, fault = load(pupil.file, key)
-    if cached is not None:
-        return cached if cached.nbytes <= budget else None
-    if fault:
-        engine.say(f"teacher: {pupil.file} is not used, because {fault}")
+    processes = engine.processes
+    key = processes.once(lambda: Key.of([model.state_dict() for model in teaching.models], pupil.records, rule))
+
+    def made() -> CachedTargets | None:
+        cached, fault = load(pupil.file, key)
+        if cached is None:
+            if fault:
+                engine.say(f"teacher: {pupil.file} is not used, because {fault}")
+            cached = _filled(engine, teaching, pupil, config, flips)
+            if cached is not None:
+                save(pupil.file, cached, key)
+        return cached if cached is not None and cached.nbytes <= config.engine.response_cache * MIB else None
+
+    mine: list[CachedTargets | None] = []  # too large to be sent: the others read it from the file
+
+    def fits() -> bool:
+        mine.append(made())
+        return mine[0] is not None
+
+    if not processes.once(fits):
+        return None
+    return processes.together(lambda: mine[0] if processes.main else _taken_up(pupil.file, key))
+
+
+def _filled(
+    engine: Engine, teaching: Teaching, pupil: Pupil, config: Config, flips: Sequence[bool]
+) -> CachedTargets | None:
+    """The cache, by asking the teachers; None where it exceeds the budget."""
     with engine.computing.autocast():
-        cached = fill(
+        return fill(
             teaching,
-            student.train(),
-            plain_images(engine, student, pupil.records, config),
+            pupil.student.train(),
+            plain_images(engine, pupil.student, pupil.records, config),
             flips,
             masked=pupil.masked,
             canvas=pupil.canvas,
-            budget=budget,
+            budget=config.engine.response_cache * MIB,
             batch_size=config.evaluation.batch_size,
             workers=min(config.engine.workers, os.cpu_count() or 1),
             progress=lambda done, total: engine.advance(f"{pupil.phase}: teacher", done, total),
         )
-    if cached is not None:
-        save(pupil.file, cached, key)
+
+
+def _taken_up(file: Path, key: Key) -> CachedTargets:
+    """What rank 0 has written."""
+    cached, fault = load(file, key)
+    if cached is None:
+        problem = fault or "is not seen by this process, but rank 0 has written it"
+        raise InputError(Finding(str(file), "teacher cache", problem, "put the run folder on a disk of all machines"))
     return cached

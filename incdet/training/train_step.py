@@ -1,19 +1,32 @@
-"""One optimiser step: targets, forward, losses, backward, clip, step. The engine repeats it; nothing in it waits."""
+"""One optimiser step: targets, forward, losses, backward, clip, step. The engine repeats it; nothing in it waits.
+
+Where the GPU's memory does not suffice, the step begins again with smaller pieces, on all processes alike. That works
+where no process waits for another in the middle of a backward pass: a step that may need more memory than any before is
+done carefully, its gradients exchanged when every process has its own; the others exchange them while they compute.
+"""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from incdet.config import Schedule
 from incdet.distillation.teacher_targets import Targets
+from incdet.errors import TrainingError
+from incdet.network.backbones import BATCH_NORMS
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import Criterion
 from incdet.training.processes import Processes
+
+T = TypeVar("T")
+
+WARM = 2
+"""Optimiser steps after which the optimiser holds all the memory it will ever hold."""
 
 
 class Precision(NamedTuple):
@@ -61,6 +74,10 @@ class TrainStep:
         schedule: Optimiser and clipping.
         accumulation: Pieces of a batch.
         network: Runs in place of ``model`` and learns with its parameters; None is the model itself.
+        say: Told when pieces become smaller.
+
+    Attributes:
+        accumulation: Pieces of a batch by now.
     """
 
     def __init__(
@@ -72,34 +89,118 @@ class TrainStep:
         schedule: Schedule,
         accumulation: int = 1,
         network: Callable[[ImageBatch], HeadOutputs] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.optimizer = make_optimizer(model, schedule)
         self.scaler = torch.amp.GradScaler(precision.device) if precision.dtype == torch.float16 else None
+        self.accumulation = accumulation
         self._processes, self._precision = processes, precision
         self._model, self._criterion = model, criterion
-        self._clip, self._accumulation = schedule.clip, accumulation
+        self._clip, self._say = schedule.clip, say
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._wrapped = processes.wrapped(model, fixed_buffers=bool(model.architecture.frozen_norm))
         self._network: Callable[[ImageBatch], HeadOutputs] = network or self._wrapped
         self._failed: Tensor | None = None
+        self._live = [module for module in model.modules() if isinstance(module, BATCH_NORMS) and module.training]
+        self._steps, self._largest = 0, 0
 
-    def __call__(self, batch: ImageBatch, rate: float) -> tuple[Losses, Sequence[Targets]]:
-        """One step at learning rate ``rate``; what the batch was compared with is given back beside the losses."""
+    def may_overflow(self, batch: ImageBatch) -> bool:
+        """Whether ``batch`` may need more memory than any before it."""
+        return self._steps < WARM or batch.images.numel() > self._largest
+
+    def __call__(self, batch: ImageBatch, rate: float, *, careful: bool = True) -> tuple[Losses, Sequence[Targets]]:
+        """One step at learning rate ``rate``; what the batch was compared with is given back beside the losses.
+
+        Args:
+            batch: The images of this process.
+            rate: Learning rate.
+            careful: Whether to survive that memory does not suffice; the same on every process.
+
+        Raises:
+            TrainingError: Not even pieces of one image fit.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self._precision.autocast():
-            pieces = [self._model.with_stem(piece) for piece in batch.pieces(self._accumulation)]
-            targets = [self._criterion.targets(piece) for piece in pieces]
+        kept = self._statistics() if careful and self.may_overflow(batch) else []
+        while (found := self._losses(batch, careful)) is None:
+            self._halve(batch, kept)
+        names, rows, targets = found
+        values = self._processes.summed(rows)
+        gradient = self._finish(values)
+        self._steps, self._largest = self._steps + 1, max(self._largest, batch.images.numel())
+        return Losses(("loss", *names, "gradient"), torch.cat([values.sum()[None], values, gradient[None]])), targets
+
+    def _losses(self, batch: ImageBatch, careful: bool) -> tuple[list[str], Tensor, list[Targets]] | None:
+        """Names and sums of this process's losses, with the gradients of all in place; None if memory is short."""
+        prepared = self._fitting(lambda: self._targets(batch), careful)
+        if prepared is None:
+            return None
+        pieces, targets = prepared
         totals = self._processes.totals([one.counts for one in targets])
-        rows = []
+        found = self._fitting(lambda: self._backward(pieces, targets, totals, apart=careful), careful)
+        if found is None:
+            return None
+        if careful:
+            self._processes.average(self._parameters)
+        names, rows = found
+        return names, rows, targets
+
+    def _fitting(self, work: Callable[[], T], careful: bool) -> T | None:
+        """What ``work`` returns; None if one of the processes lacked the memory for it."""
+        if not careful:
+            return work()
+        found = None
+        try:
+            found = work()
+        except torch.OutOfMemoryError:
+            found = None  # what the exception holds alive is let go before anything is tried again
+        return None if self._processes.highest([found is None])[0] else found
+
+    def _targets(self, batch: ImageBatch) -> tuple[list[ImageBatch], list[Targets]]:
+        with self._precision.autocast():
+            pieces = [self._model.with_stem(piece) for piece in batch.pieces(self.accumulation)]
+            return pieces, [self._criterion.targets(piece) for piece in pieces]
+
+    def _backward(
+        self, pieces: Sequence[ImageBatch], targets: Sequence[Targets], totals: dict[str, Tensor], *, apart: bool
+    ) -> tuple[list[str], Tensor]:
+        """Forward and backward of all pieces; with ``apart`` no gradient leaves the process."""
+        rows, losses = [], dict[str, Tensor]()
         for number, (piece, own) in enumerate(zip(pieces, targets, strict=True), start=1):
-            last = number == len(pieces)
-            with nullcontext() if last else self._processes.unsynchronised(self._wrapped):
+            exchanged = number == len(pieces) and not apart
+            with nullcontext() if exchanged else self._processes.unsynchronised(self._wrapped):
                 losses = self._piece(piece, own, totals)
             rows.append(torch.stack([loss.detach() for loss in losses.values()]))
-        values = self._processes.summed(torch.stack(rows).sum(dim=0))
-        gradient = self._finish(values)
-        return Losses(("loss", *losses, "gradient"), torch.cat([values.sum()[None], values, gradient[None]])), targets
+        return list(losses), torch.stack(rows).sum(dim=0)
+
+    def _statistics(self) -> list[Tensor]:
+        """A copy of what a forward pass changes: the statistics of live norms."""
+        return [buffer.clone() for norm in self._live for buffer in norm.buffers()]
+
+    def _halve(self, batch: ImageBatch, kept: Sequence[Tensor]) -> None:
+        """Makes the pieces half as large, with everything as it was before the step."""
+        images = len(batch.images)
+        if self.accumulation >= images:
+            raise TrainingError(
+                f"the memory of {self._model.device} does not suffice for one image of "
+                f"{batch.padded[1]} x {batch.padded[0]} pixels; use a smaller model.min_size, engine.precision=bf16, "
+                "fewer trainable layers, or another GPU, and resume"
+            )
+        self.accumulation = min(2 * self.accumulation, images)
+        self._network = self._wrapped  # a CUDA graph is of one shape, and knows no second piece
+        self.optimizer.zero_grad()
+        for buffer, value in zip([one for norm in self._live for one in norm.buffers()], kept, strict=False):
+            buffer.copy_(value)
+        gc.collect()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._say is not None:
+            size = -(-images // self.accumulation)
+            note = "" if not self._live else ", but live BatchNorm sees the statistics of smaller pieces"
+            self._say(
+                f"out of memory: from here on a batch is computed in {self.accumulation} pieces of at most {size} "
+                f"images on each process; batch, loss and gradient stay the same{note}"
+            )
 
     def _piece(self, piece: ImageBatch, targets: Targets, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         """Forward and backward of a piece of the batch."""

@@ -12,9 +12,13 @@ class Worker:
     After a job has failed no later one starts, so that what a job leaves behind is never built on a gap; its exception
     is raised by the next ``submit`` or ``wait``. Leaving the ``with`` block ends the jobs that were submitted, also
     where an exception (Ctrl-C, for example) ends the block; that exception is then the one that is raised.
+
+    Args:
+        idle: It does nothing: another process of the run does it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, idle: bool = False) -> None:
+        self._idle = idle
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="incdet")
         self._jobs: list[Future[None]] = []
         self._failed = False
@@ -25,6 +29,8 @@ class Worker:
         Raises:
             Exception: That of an earlier job; ``job`` is not queued then.
         """
+        if self._idle:
+            return
         self._collect([one for one in self._jobs if one.done()])
         self._jobs.append(self._pool.submit(self._run, job))
 

@@ -341,7 +341,7 @@ def test_methods_and_keys_are_listed(incdet_command: Callable[..., Any]) -> None
         "method.pseudo.pseudo_labels.highest [0.7]",
     ):
         assert f"\n{line}" in keys
-    assert "fitted" not in keys and all(text.strip() for text in keys.splitlines())
+    assert ".fitted" not in keys and all(text.strip() for text in keys.splitlines())
 
 
 def test_check_tells_a_clean_set_from_a_faulty_one(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,17 +267,24 @@ def test_a_loaded_detector_can_be_extended_and_is_left_as_it_was(
 class Stopping(Display):
     """Interrupts at one iteration of one phase."""
 
-    def __init__(self, phase: str, iteration: int) -> None:
+    def __init__(self, phase: str, iteration: int, number: int = signal.SIGINT) -> None:
         super().__init__(quiet()[0].console)
-        self.at = (phase, iteration)
+        self.at, self.number = (phase, iteration), number
 
     def __call__(self, phase: str, done: int, total: int, loss: float) -> None:
         if (phase, done) == self.at:
-            raise KeyboardInterrupt
+            signal.raise_signal(self.number)
 
 
 @pytest.mark.usefixtures("without_report")
-@pytest.mark.parametrize("way", ["the same command", "with --resume", "the frozen file"])
+@pytest.mark.parametrize(
+    ("way", "number", "code"),
+    [
+        ("the same command", signal.SIGTERM, 143),
+        ("with --resume", signal.SIGINT, 130),
+        ("the frozen file", signal.SIGTERM, 143),
+    ],
+)
 def test_a_stopped_extension_goes_on_as_if_it_had_not_been(
     finished: Finished,
     make_coco: Callable[..., Any],
@@ -284,6 +292,8 @@ def test_a_stopped_extension_goes_on_as_if_it_had_not_been(
     incdet_command: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     way: str,
+    number: int,
+    code: int,
 ) -> None:
     own, path = make_coco(), finished.root / "incdet" / "step_3"
     test = ["--test-data", finished.data / "test.json", "--test-images", finished.data / "images"]
@@ -291,9 +301,9 @@ def test_a_stopped_extension_goes_on_as_if_it_had_not_been(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert incdet_command(*words, "--output", whole).code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("incdet.app.extend.Display", lambda: Stopping("step 4 train", 2))
+        patch.setattr("incdet.app.extend.Display", lambda: Stopping("step 4 train", 2, number))
         done = incdet_command(*words, "--output", parts)
-    assert done.code == 130 and list(parts.rglob("*.pt"))
+    assert done.code == code and list(parts.rglob("*.pt"))
     again = {
         "the same command": [*words, "--output", parts],
         "with --resume": [*words, "--resume", "--output", parts],

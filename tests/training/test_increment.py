@@ -284,7 +284,9 @@ def test_a_step_with_an_interim_network_is_learned_to_its_end(scenery: Scenery) 
 def test_the_memory_is_cut_and_filled(scenery: Scenery) -> None:
     model = scenery.before
     model.grow(scenery.view.names)
-    memory = choose_exemplars(model, scenery.view.records, scenery.view.names, scenery.memory, scenery.config)
+    memory = choose_exemplars(
+        scenery.engine, model, scenery.view.records, scenery.view.names, scenery.memory, scenery.config
+    )
     quotas = memory.budget.quotas(model.vocab.names)
     for name in scenery.protocol.steps[0]:
         assert memory.exemplars[name] == scenery.memory.exemplars[name][: quotas[name]]
@@ -300,7 +302,7 @@ def test_only_herding_looks_at_features(
     monkeypatch.delattr(increment, "object_features")
     config = settings(memory={"total": 6, "selection": selection})
     empty = Memory.empty(scenery.memory.budget)
-    memory = choose_exemplars(scenery.before, scenery.view.records, scenery.view.names, empty, config)
+    memory = choose_exemplars(scenery.engine, scenery.before, scenery.view.records, scenery.view.names, empty, config)
     assert len(memory) == 6
     assert memory == empty.update(scenery.view.records, scenery.view.names, selection=selection, seed=config.seed)
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from incdet.app.processes import say
 from incdet.app.verbs.verb import ClassWords, Verb, add_data, add_detector, add_overrides, add_split, share
 
 _CODES = """\
@@ -62,14 +63,14 @@ def extend(arguments: argparse.Namespace) -> int:
     call = _call(arguments)
     if arguments.dry_run:
         planned = plan(call)
-        print(json.dumps({"plan": planned.to_json()}) if arguments.json else "\n".join(planned.lines()))
+        say(json.dumps({"plan": planned.to_json()}) if arguments.json else "\n".join(planned.lines()))
         return 0
     display = Display(Console(stderr=True, soft_wrap=True)) if arguments.json else None
     done = carry_out(call, display)
     if arguments.json:
-        print(json.dumps({"plan": done.plan.to_json(), "outcome": done.outcome.to_json()}))
+        say(json.dumps({"plan": done.plan.to_json(), "outcome": done.outcome.to_json()}))
     else:
-        print(f"written: {done.outcome.run}")
+        say(f"written: {done.outcome.run}")
     return 0
 
 
@@ -104,4 +105,5 @@ VERB = Verb(
     "incdet extend runs/demo/incdet/step_3 --data my.json --images my/ --out runs/mine",
     add_arguments,
     extend,
+    in_processes=True,
 )

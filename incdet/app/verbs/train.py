@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from incdet.app.processes import say
 from incdet.app.verbs.verb import Verb, add_overrides, override, words_of
 
 
@@ -35,7 +36,7 @@ def train(arguments: argparse.Namespace) -> int:
         from incdet.app.extend import run_extension as run
     else:
         from incdet.app.train import train as run
-    print(f"written: {run(config, resume=arguments.resume)}")
+    say(f"written: {run(config, resume=arguments.resume)}")
     return 0
 
 
@@ -44,4 +45,5 @@ VERB = Verb(
     "incdet train --config configs/shapes/demo.yaml output=runs/demo seed=1",
     add_arguments,
     train,
+    in_processes=True,
 )

@@ -21,12 +21,14 @@ class Verb(NamedTuple):
         example: A command line that works.
         add_arguments: Puts its arguments into a parser.
         run: Does it and returns the exit code.
+        in_processes: Whether several processes (``torchrun``) do it together; otherwise rank 0 does it alone.
     """
 
     summary: str
     example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    in_processes: bool = False
 
     @property
     def description(self) -> str:
