@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from incdet.app.photograph import SUFFIXES, read_photograph
+from incdet.app.photograph import read_photograph
 from incdet.app.progress import Display
+from incdet.app.sources import find_sources
+from incdet.config.architecture import Architecture
 from incdet.errors import Finding, InputError, suggest
 from incdet.evaluation.sameness import Sameness, compare
 from incdet.network.columns import with_columns
@@ -85,16 +86,16 @@ def edit_classes(
             from, or a picture cannot be read.
     """
     classes = _planned(model.vocab, edits)
-    files = _files(images)
+    files = [source.file for source in find_sources(images)] if images else []
     if any(len(one.columns) > 1 for one in classes) and not files:
         fix = "add --images with pictures of the kind that the detector is for; they need no labels"
         raise InputError(Finding("command line", "merge", "has no picture to learn from", fix))
     names = model.vocab.names
     result = with_columns(model, _vocabulary(model.vocab, classes), [one.columns[0] for one in classes])
-    display = display or Display(Console(stderr=True, soft_wrap=True))
+    display = display or Display.on_stderr()
 
     def pictures() -> Iterable[Tensor]:
-        return (read_photograph(file).planes for file in files) if files else _noise(model)
+        return (read_photograph(file).planes for file in files) if files else noise(model.architecture)
 
     divergence = {}
     with display:
@@ -105,6 +106,8 @@ def edit_classes(
                     result, column, model, one.columns, pictures, progress=_told(display, words)
                 )[-1]
         kept = {names[one.columns[0]]: one.name for one in classes if len(one.columns) == 1}
+        if model.calibration is not None:
+            result.calibration = model.calibration.renamed(kept)
         total = len(files) or DRAWN
         proof = compare(model, result, kept, pictures(), lambda done: display.advance("proof", done, total))
     return Edited(result, kept, proof, divergence)
@@ -168,17 +171,8 @@ def _vocabulary(vocab: Vocabulary, classes: Sequence[_Class]) -> Vocabulary:
     return Vocabulary(tuple(map(tuple, groups)), ids if vocab.source_ids else None)
 
 
-def _files(images: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for given in images:
-        inside = sorted(file for file in given.iterdir() if file.suffix.lower() in SUFFIXES) if given.is_dir() else None
-        if inside == []:
-            raise InputError(Finding(str(given), "folder", "holds no picture", f"known endings: {', '.join(SUFFIXES)}"))
-        files += [given] if inside is None else inside
-    return files
-
-
-def _noise(model: IncrementalRetinaNet) -> list[Tensor]:
+def noise(architecture: Architecture) -> list[Tensor]:
+    """Pictures (3, H, W) of nothing, on which scores can be compared all the same."""
     generator = torch.Generator().manual_seed(0)
-    side = model.architecture.min_size[-1]
+    side = architecture.min_size[-1]
     return [torch.rand(3, side, side, generator=generator) for _ in range(DRAWN)]

@@ -29,6 +29,7 @@ from incdet.app.verbs import (
     extend,
     import_,
     keys,
+    merge,
     methods,
     predict,
     replay,
@@ -56,6 +57,7 @@ VERBS: dict[str, Verb] = {
         compare,
         methods,
         keys,
+        merge,
     )
 }
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 
 _NO_LIMIT = 10**6
 
@@ -35,13 +36,13 @@ class Sameness:
     detections: int = 0
     differing: dict[str, int] = field(default_factory=dict)
 
-    def describe(self) -> str:
-        """The result in a sentence."""
+    def describe(self, whose: str = "other classes") -> str:
+        """The result in a sentence; ``whose`` says which classes were compared."""
         looked = f"{self.images} pictures ({self.logits:,} scores, {self.detections:,} detections)"
         if not self.differing:
-            return f"proof: the {self.classes} other classes are identical, bit for bit, on {looked}"
+            return f"proof: the {self.classes} {whose} are identical, bit for bit, on {looked}"
         listed = ", ".join(f"{name} in {count}" for name, count in self.differing.items())
-        return f"NOT identical on {looked}: {listed}"
+        return f"NOT identical ({whose}) on {looked}: {listed}"
 
 
 @torch.no_grad()
@@ -52,9 +53,11 @@ def compare(
     pictures: Iterable[Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> Sameness:
-    """Compares scores at every anchor, and detections without the limits on their number, which classes share.
+    """Compares scores at every anchor, and the detections of each class by itself.
 
-    Where a crowded picture meets ``detections_per_img``, a class that goes leaves its places to the others.
+    That is without what classes share in one picture: the limits on the number of detections, where a class that goes
+    leaves its places to the others, and torchvision's suppression, which shifts classes apart in float32 and may turn
+    a decision whose overlap is within 1e-5 of the threshold. Of networks side by side all detections are compared.
 
     Args:
         before: A detector.
@@ -67,13 +70,14 @@ def compare(
     pairs = {new: (before.vocab.column(old), after.vocab.column(new)) for old, new in names.items()}
     result = Sameness(len(pairs))
     for picture in pictures:
-        one, other = (_look(model, picture) for model in (first, second))
+        one, other = _Look.at(first, picture), _Look.at(second, picture)
+        apart = not (one.dense.members or other.dense.members)
         result.images += 1
         for name, (mine, theirs) in pairs.items():
-            found = [_of_class(seen[1], column) for seen, column in ((one, mine), (other, theirs))]
-            same = torch.equal(one[0][..., mine], other[0][..., theirs])
-            same &= all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-            result.logits += one[0][..., mine].numel()
+            found = [look.found(column, apart) for look, column in ((one, mine), (other, theirs))]
+            logits = one.dense.logits[..., mine], other.dense.logits[..., theirs]
+            same = torch.equal(*logits) and all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+            result.logits += logits[0].numel()
             result.detections += len(found[0][1])
             if not same:
                 result.differing[name] = result.differing.get(name, 0) + 1
@@ -88,13 +92,26 @@ def _unlimited(model: IncrementalRetinaNet) -> IncrementalRetinaNet:
     return other
 
 
-def _look(model: IncrementalRetinaNet, picture: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Logits (1, A, K) and detections of one picture."""
-    prepared = model.prepare([picture])
-    dense = model.dense(prepared)
-    return dense.logits, model.detections(dense, prepared)[0]
+class _Look(NamedTuple):
+    """What a detector makes of one picture."""
 
+    model: IncrementalRetinaNet
+    prepared: ImageBatch
+    dense: HeadOutputs
+    whole: Mapping[str, Tensor]
 
-def _of_class(found: Mapping[str, Tensor], column: int) -> tuple[Tensor, Tensor]:
-    own = found["labels"] == column
-    return found["boxes"][own], found["scores"][own]
+    @classmethod
+    def at(cls, model: IncrementalRetinaNet, picture: Tensor) -> _Look:
+        prepared = model.prepare([picture])
+        dense = model.dense(prepared)
+        return cls(model, prepared, dense, model.detections(dense, prepared)[0] if dense.members else {})
+
+    def found(self, column: int, apart: bool) -> tuple[Tensor, Tensor]:
+        """Boxes and scores of a class, by itself where that is asked for."""
+        if apart:
+            alone = self.dense._replace(logits=self.dense.logits[..., [column]])
+            seen = self.model.detections(alone, self.prepared)[0]
+            return seen["boxes"], seen["scores"]
+        seen = self.whole or self.model.detections(self.dense, self.prepared)[0]
+        own = seen["labels"] == column
+        return seen["boxes"][own], seen["scores"][own]

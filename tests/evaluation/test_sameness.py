@@ -30,7 +30,9 @@ def test_the_smallest_change_of_a_class_is_seen_in_that_class_alone() -> None:
         bias[:, 0] += 1e-5
     result = compare(model, other, SAME, pictures(2))
     assert result.differing == {"sea": 2}
-    assert result.describe().startswith("NOT identical on 2 pictures") and "sea in 2" in result.describe()
+    assert (
+        result.describe().startswith("NOT identical (other classes) on 2 pictures") and "sea in 2" in result.describe()
+    )
 
 
 def test_a_moved_box_head_is_seen_by_the_detections() -> None:
