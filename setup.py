@@ -55,6 +55,7 @@ setup(
         ],
         "tensorboard": ["tensorboard"],  # engine.tensorboard
         "supervision": ["supervision>=0.31"],  # Prediction.to_supervision; earlier ones bring a second OpenCV
+        "hub": ["huggingface_hub"],  # incdet push and pull, and detectors called hub:OWNER/NAME
         "docs": [
             "mkdocs<2",  # what the theme is made for
             "mkdocs-material",

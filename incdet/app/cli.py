@@ -32,6 +32,8 @@ from incdet.app.verbs import (
     merge,
     methods,
     predict,
+    pull,
+    push,
     replay,
     report,
     train,
@@ -58,6 +60,8 @@ VERBS: dict[str, Verb] = {
         methods,
         keys,
         merge,
+        pull,
+        push,
     )
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
+from incdet.app.hub import fetched, is_place
 from incdet.app.look import Look
 from incdet.app.photograph import photograph
 from incdet.app.prediction import Prediction
@@ -127,7 +128,8 @@ def load(source: str | Path, arch: str | None = None, known_classes: Sequence[st
     """A detector from a checkpoint, a run folder, torchvision's weights or a state dict; in evaluation mode.
 
     Args:
-        source: A checkpoint folder of incdet; a run folder, whose last step is meant; torchvision's weights by name
+        source: A checkpoint folder of incdet; a run folder, whose last step is meant; ``hub:OWNER/NAME``, see
+            ``incdet.app.hub``; torchvision's weights by name
             (``retinanet_resnet50_fpn_v2:COCO_V1``), downloaded where torch does not have them; or a state dict's file.
         arch: Network of a state dict, see ``incdet.load_detector``.
         known_classes: The name of each column of a state dict.
@@ -141,11 +143,13 @@ def load(source: str | Path, arch: str | None = None, known_classes: Sequence[st
 
 
 def locate(source: str | Path) -> str:
-    """The checkpoint that is meant: that of the last step where ``source`` is a run folder, else ``source`` itself.
+    """The checkpoint that is meant: the last step of a run folder, what is fetched from a hub, or ``source`` itself.
 
     Raises:
-        InputError: The run has several methods, or has finished no step.
+        InputError: The run has several methods or has finished no step, or the hub has no such detector.
     """
+    if is_place(source):
+        return str(fetched(str(source)))
     place = Path(source)
     has = {name: os.path.isfile(place / name) for name in (CONFIG, "results.json", checkpoint.DESCRIPTION)}
     if has[checkpoint.DESCRIPTION] or not any(has.values()):

@@ -112,6 +112,6 @@ class _Look(NamedTuple):
             alone = self.dense._replace(logits=self.dense.logits[..., [column]])
             seen = self.model.detections(alone, self.prepared)[0]
             return seen["boxes"], seen["scores"]
-        seen = self.whole or self.model.detections(self.dense, self.prepared)[0]
-        own = seen["labels"] == column
-        return seen["boxes"][own], seen["scores"][own]
+        whole = self.whole or self.model.detections(self.dense, self.prepared)[0]
+        own = whole["labels"] == column
+        return whole["boxes"][own], whole["scores"][own]
