@@ -23,11 +23,15 @@ from incdet.ops.losses import ClassTargets, box_loss, focal_loss, focal_losses
 
 
 class Replay(Part):
-    """Exemplars are mixed into the training set."""
+    """Exemplars, or their objects alone, are mixed into what is trained on."""
 
     name: ClassVar[str] = "replay"
     share: float | None = Field(None, gt=0, lt=1)
     """Share of every batch that comes from the memory; null mixes them as they fall."""
+    images: bool = True
+    """Whole exemplars are trained on."""
+    boxes: float = Field(0.0, ge=0, le=1)
+    """Share of a batch's images that get objects of exemplars: half have one mixed in, half become a mosaic of four."""
     propagation: float | None = Field(None, gt=0, le=1)
     """Score from which on the student's detections after a step label the exemplars for the classes that are not
     annotated in them; null leaves them as they are."""

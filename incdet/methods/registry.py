@@ -28,6 +28,7 @@ OWN = (
     "erd",
     "pseudo",
     "cldetr",
+    "abr",
     "bpf",
     "rclpod",
     "yolo_lwf",

@@ -19,7 +19,7 @@ import torch
 from incdet.config import Config, Schedule
 from incdet.data.protocols import StepView
 from incdet.data.records import Record
-from incdet.distillation.provider import Teaching
+from incdet.distillation.provider import OnlineProvider, Teaching
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.term import StepData
 from incdet.memory.exemplars import Budget, Memory
@@ -31,20 +31,31 @@ from incdet.methods.finetune import METHOD as FINETUNE
 from incdet.methods.method import Method
 from incdet.network.paired import Trunk, newcomer, paired
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.box_replay import BoxReplay, crops_of
 from incdet.training.calibration import calibrate
 from incdet.training.criterion import MethodCriterion
 from incdet.training.engine import Engine
-from incdet.training.loaders import canvas_of, training_batches
+from incdet.training.loaders import canvas_of, plain_images, training_batches
 from incdet.training.provider import Pupil, choose_provider
 from incdet.training.schedule import Lengths, Phase
 
 
 class TrainingSet(NamedTuple):
-    """What a phase trains on: the step's records first, then ``exemplars`` replayed ones."""
+    """What a phase trains on: the step's records first, then ``exemplars`` replayed ones.
+
+    Attributes:
+        records: All of them.
+        exemplars: How many at the end are exemplars.
+        share: Of a batch that they make up; None mixes them as they fall.
+        cut: Exemplars whose objects are replayed in other images.
+        boxes: Share of a batch's images that these go into.
+    """
 
     records: tuple[Record, ...]
     exemplars: int = 0
     share: float | None = None
+    cut: tuple[Record, ...] = ()
+    boxes: float = 0.0
 
     def groups(self) -> list[tuple[Sequence[int], float]] | None:
         """Index groups and their shares of a batch; None draws from all alike."""
@@ -148,7 +159,7 @@ def learn_step(
             shifts = calibrate(student, tuple(memory), view.names, method.calibration.strength, batch_size=size)
             shop.engine.say("calibration: " + ", ".join(f"{name} {shift:+.2f}" for name, shift in shifts.items()))
             shop.engine.processes.align(student)  # the next GPU may have rounded otherwise
-    images = len({record.image for record in training_set.records})
+    images = len({record.image for record in (*training_set.records, *training_set.cut)})
     return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
 
 
@@ -217,7 +228,10 @@ def build_training_set(view: StepView, memory: Memory, method: Method) -> Traini
     """The step's records and, for a method with replay, the exemplars; each keeps its own coverage."""
     if method.replay is None:
         return TrainingSet(tuple(view.records))
-    return TrainingSet((*view.records, *memory), len(memory), method.replay.share)
+    cut, boxes = tuple(memory), method.replay.boxes
+    if not method.replay.images:
+        return TrainingSet(tuple(view.records), cut=cut, boxes=boxes)
+    return TrainingSet((*view.records, *memory), len(memory), method.replay.share, cut, boxes)
 
 
 def train(
@@ -234,6 +248,9 @@ def train(
     engine, config, records = shop.engine, shop.config, training_set.records
     seed = phase_seed(config, len(model.vocab.steps), str(phase))
     batches = training_batches(engine, model, records, training_set.groups(), config, schedule, seed)
+    crops = crops_of(plain_images(engine, model, training_set.cut, config)) if training_set.boxes else []
+    if crops:
+        batches = BoxReplay(crops, training_set.boxes, seed, engine.processes.rank).over(batches)
     canvas = None
     if config.engine.static_shapes:
         canvas = canvas_of(records, model.architecture, config.augment)
@@ -245,7 +262,10 @@ def train(
         draws = iterations * schedule.batch_size // engine.processes.world
         file = shop.folder / f"{phase.kind}.responses.safetensors"
         pupil = Pupil(str(phase), model, records, draws, file, method.masked, canvas)
-        provider = choose_provider(engine, Teaching(teachers, method.terms).to(engine.device), pupil, config)
+        teaching = Teaching(teachers, method.terms).to(engine.device)
+        # What was answered about a picture says nothing of what has been pasted into it.
+        online = OnlineProvider(teaching, model) if crops else None
+        provider = online or choose_provider(engine, teaching, pupil, config)
     criterion = MethodCriterion(method, model, provider)
     state = shop.folder / f"{phase.kind}.pt"
     engine.fit(model, criterion, batches, schedule, iterations, phase=str(phase), state=state, canvas=canvas)

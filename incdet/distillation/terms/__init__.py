@@ -15,6 +15,7 @@ from incdet.distillation.terms.kd_feature import KdFeature
 from incdet.distillation.terms.kd_logits import KdLogits
 from incdet.distillation.terms.kd_quality import KdQuality
 from incdet.distillation.terms.kd_response import KdResponse
+from incdet.distillation.terms.kd_roi import KdRoi
 from incdet.distillation.terms.kd_softmax import KdSoftmax
 from incdet.distillation.terms.old_claims import OldClaims
 from incdet.distillation.terms.pseudo_labels import PseudoLabels
@@ -29,6 +30,7 @@ __all__ = [
     "KdLogits",
     "KdQuality",
     "KdResponse",
+    "KdRoi",
     "KdSoftmax",
     "OldClaims",
     "PseudoLabels",
