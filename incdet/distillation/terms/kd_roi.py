@@ -84,4 +84,5 @@ def attention(pooled: Tensor) -> Tensor:
     """Where a region's features are strong: (R, C, S, S) -> (R, S, S), whose mean over a region is 1."""
     strength = pooled.square().mean(dim=1)
     sight = strength.flatten(1).softmax(dim=1) * strength[0].numel() if len(strength) else strength.flatten(1)
-    return sight.view_as(strength)
+    result: Tensor = sight.view_as(strength)
+    return result
