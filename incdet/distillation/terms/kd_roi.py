@@ -61,7 +61,8 @@ class KdRoi(PlainTerm):
         own_sight, sight = attention(own), attention(theirs)
         features = ((own - theirs).square().mean(dim=1) * sight).mean(dim=(1, 2))
         looks = (own_sight - sight).abs().mean(dim=(1, 2))
-        return (features + self.gamma * looks).sum() / total.clamp(min=1.0)
+        summed: Tensor = (features + self.gamma * looks).sum()
+        return summed / total.clamp(min=1.0)
 
 
 def pool(features: Sequence[Tensor], regions: Sequence[Tensor], scale: Tensor, cells: int) -> Tensor:
