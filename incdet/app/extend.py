@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from incdet.app.detector import describe
 from incdet.app.estimate import Estimate
-from incdet.app.extend_data import Given, Lesson, lesson
-from incdet.app.extend_memory import old_memory, stored_memory
+from incdet.app.extend_memory import old_memory
 from incdet.app.extend_outcome import Outcome, outcome
 from incdet.app.extend_plan import Plan
-from incdet.app.extend_settings import Call, chosen_method, fitted, refuse_idle, settle
+from incdet.app.extend_prepare import Prepared, prepare
+from incdet.app.extend_proof import Proof, compare, images_of
+from incdet.app.extend_settings import Call, settle
 from incdet.app.load import Detector, detector_of, load
 from incdet.app.progress import Display
 from incdet.app.run import Run
@@ -20,16 +20,13 @@ from incdet.app.run_folder import RunFolder
 from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.config import Config, Extension
 from incdet.data.records import Exif
-from incdet.data.resize import Geometry
-from incdet.memory.exemplars import Budget, Memory
-from incdet.methods.method import Method
+from incdet.errors import TrainingError
+from incdet.memory.exemplars import Memory
 from incdet.network.importing import load_detector
-from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.processes import Processes
-from incdet.training.schedule import Lengths
 
 OUTPUT = Path("runs/new")
-Keep = Literal["balanced", "fast"]
+Keep = Literal["balanced", "fast", "strict"]
 
 
 def extend(
@@ -72,8 +69,9 @@ def extend(
         exif: Whether pictures are turned as the camera says.
         classes: The classes to learn; all that the file shows if None. ``"cat,dog"`` is two unless the file has it as
             one. Known ones among them refresh the detector where images of new classes show them.
-        keep: How the old classes are kept: ``balanced`` (the default) with exemplars and teachers, ``fast`` without
-            exemplars.
+        keep: How the old classes are kept: ``balanced`` (the default) with exemplars and teachers; ``fast`` without old
+            images and at half the steps; ``strict`` by leaving the old network as it is and giving the new classes
+            heads of their own on its features, which is proved in the end.
         method: Name of a method, in place of ``keep``.
         keep_old_images: Train on images too that show known classes alone.
         overrides: ``key=value`` settings.
@@ -130,7 +128,7 @@ def plan(call: Call) -> Plan:
         InputError: As ``carry_out``.
     """
     config, unfitted, resume = settle(call)
-    return _prepare(config, resume=resume, unfitted=unfitted).plan
+    return prepare(config, resume=resume, unfitted=unfitted).plan
 
 
 def carry_out(call: Call, display: Display | None = None) -> Done:
@@ -161,7 +159,7 @@ def run_extension(config: Config, *, resume: bool = False, display: Display | No
 def _run(config: Config, unfitted: tuple[str, ...], resume: bool, display: Display | None) -> Done:
     processes = Processes(config.engine.device)
     with processes.talking():
-        ready = processes.first(lambda: _prepare(config, resume=resume, unfitted=unfitted))
+        ready = processes.first(lambda: prepare(config, resume=resume, unfitted=unfitted))
         ready = ready._replace(config=processes.shared(ready.config))  # fitted to the memory of one GPU
     config, model, source, protocol = ready.config, ready.model, ready.lesson.source, ready.lesson.protocol
     step, display = len(protocol.steps), display or Display()
@@ -179,110 +177,25 @@ def _run(config: Config, unfitted: tuple[str, ...], resume: bool, display: Displ
         display.estimate = Estimate(ready.plan.steps)
         learn_steps(work, ready.method, model, memory, results, start=step)
         conclude(work, [results])
-        lessons = ready.lesson
-        end = processes.once(lambda: outcome(work, results, lessons.names, ready.plan.refreshed, lessons.measured))
+        lessons, proof = ready.lesson, _proof(work, ready)
+        seen = ready.plan.refreshed
+        end = processes.once(lambda: outcome(work, results, lessons.names, seen, lessons.measured, proof))
         for line in end.lines():
             display.say(line)
+    if ready.method.branch is not None and not proof.holds:
+        raise TrainingError(f"old detections differ on {proof.images - proof.identical} of {proof.images} images")
     return Done(ready.plan, end)
 
 
-class _Prepared(NamedTuple):
-    """An extension of which everything has been read and nothing written."""
-
-    config: Config
-    method: Method
-    model: IncrementalRetinaNet
-    given: Given
-    lesson: Lesson
-    budget: Budget
-    replays: bool
-    stored: Memory | None
-    plan: Plan
-
-    @property
-    def title(self) -> str:
-        """The detector in a few words, for tables."""
-        return describe(self.model.architecture)
-
-
-def _prepare(config: Config, *, resume: bool, unfitted: Sequence[str] = ()) -> _Prepared:
-    extension = config.extend
-    assert extension is not None, "a configuration of incdet train has no extension"
-    method = chosen_method(config)
-    budget = Budget(config.memory.total, config.memory.per_class)
-    replays = method.replay is not None and 0 not in (budget.total, budget.per_class)
-    refuse_idle(extension, method, replays)
-    Run.require(config, resume=resume)
-    model = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
-    given = Given.read(extension, Geometry.smallest(model.architecture))
-    lessons = lesson(given, extension, model.vocab, config.seed)
-    config = fitted(config, unfitted, model, lessons)
-    if replays:
-        budget.quotas(lessons.protocol.names)
-    stored = stored_memory(extension) if replays and given.old is None else None
-    planned = _planned(config, method, model, given, lessons, _exemplars(replays, stored, lessons, budget), resume)
-    return _Prepared(config, method, model, given, lessons, budget, replays, stored, planned)
-
-
-def _planned(
-    config: Config,
-    method: Method,
-    model: IncrementalRetinaNet,
-    given: Given,
-    lessons: Lesson,
-    exemplars: str,
-    resume: bool,
-) -> Plan:
-    extension, protocol = config.extend, lessons.protocol
+def _proof(work: Run, ready: Prepared) -> Proof:
+    """What became of the old detections, by the checkpoints as they lie on the disk."""
+    root, step, extension = work.folder.root, len(work.protocol.steps), ready.config.extend
     assert extension is not None
-    view = lessons.view
-    lengths = Lengths.of(config.train, lessons.source.train, protocol)
-    if not lessons.names and method.interim is not None:
-        method = method.without("interim")  # as the step does
-    steps = method_steps(method, lengths, len(protocol.steps))
-    batch = config.train.increment.batch_size
-    return Plan(
-        detector=extension.checkpoint,
-        known=model.vocab.names,
-        new=lessons.names,
-        refreshed=view.refreshed,
-        ignored=tuple(name for name in given.own.names if name not in (*lessons.names, *view.refreshed)),
-        data=given.own.describe(),
-        images=view.images,
-        objects=lessons.objects,
-        measured=lessons.measured,
-        measured_images=len(lessons.source.test),
-        exemplars=exemplars,
-        keep=extension.keep or ("balanced" if method.name == "incdet" else None),
-        method=method.title,
-        source=method.source,
-        steps=steps,
-        batch_size=batch,
-        passes=steps["train"] * batch / max(1, view.images),
-        output=str(config.output),
-        checkpoint=str(RunFolder.step(config.output, len(protocol.steps))),
-        resumes=resume,
-    )
-
-
-def method_steps(method: Method, lengths: Lengths, step: int) -> dict[str, int]:
-    """Optimiser steps of the phases of ``step``, as far as they are known before it."""
-    main = lengths.increment(step)
-    interim = {} if method.interim is None else {"interim": max(1, round(method.interim.length * main))}
-    finetune = {} if method.balanced_finetune is None else {"finetune": max(1, round(main / 10))}
-    return {**interim, "train": main, **finetune}
-
-
-def _exemplars(replays: bool, stored: Memory | None, lessons: Lesson, budget: Budget) -> str:
-    """What is kept of the old classes' images, in words."""
-    room = f"{budget.total} images in all" if budget.total is not None else f"{budget.per_class} images a class"
-    if not replays:
-        return "no old image; the old network is kept as a teacher"
-    if lessons.old is not None:
-        return f"exemplars chosen from {len(lessons.old)} old images, {room}"
-    if stored is not None:
-        return f"{len(stored)} exemplars of the run that made the checkpoint, then {room}"
-    return f"no old image, for none is known (give --old-data); new ones from now on, {room}"
+    records = images_of(work.source.test, work.source.train)
+    before = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
+    after = load_detector(RunFolder.step(root, step))
+    told = [work.detect(model.to(work.engine.device), records, "old detections") for model in (before, after)]
+    return compare(*told, len(before.vocab))
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from incdet.app.extend_proof import Proof
 from incdet.app.run import Run
 from incdet.app.run_folder import RunFolder
 from incdet.evaluation.metrics import Matches, Number, average_precision, bootstrap_change, mean
@@ -62,6 +63,7 @@ class Outcome:
         thresholds: The score from which on to show each class, chosen on what was measured.
         measured: What that was, in words; empty if nothing.
         seconds: Training.
+        proof: What became of the old detections.
     """
 
     run: str
@@ -71,6 +73,7 @@ class Outcome:
     thresholds: Mapping[str, Threshold]
     measured: str
     seconds: float | None
+    proof: Proof
 
     def lines(self) -> list[str]:
         """The outcome for people."""
@@ -117,11 +120,14 @@ class Outcome:
         """The same as JSON values."""
         value = asdict(self)
         value["changes"] = [{**asdict(one), "verdict": one.verdict} for one in self.changes]
+        value["proof"] = {**self.proof._asdict(), "holds": self.proof.holds}
         value["thresholds"] = {name: one._asdict() for name, one in self.thresholds.items()}
         return value
 
 
-def outcome(work: Run, results: Results, names: Sequence[str], refreshed: Sequence[str], measured: str) -> Outcome:
+def outcome(
+    work: Run, results: Results, names: Sequence[str], refreshed: Sequence[str], measured: str, proof: Proof
+) -> Outcome:
     """What the finished step of ``work`` brought.
 
     Args:
@@ -130,6 +136,7 @@ def outcome(work: Run, results: Results, names: Sequence[str], refreshed: Sequen
         names: The new classes.
         refreshed: The known ones that were trained on too.
         measured: What was measured on, in words.
+        proof: What became of the old detections.
     """
     root, step = work.folder.root, len(work.protocol.steps)
     before, after = (work.stored_matches(root, one) for one in (step - 1, step))
@@ -146,6 +153,7 @@ def outcome(work: Run, results: Results, names: Sequence[str], refreshed: Sequen
         thresholds=choose_thresholds(after) if seen else {},
         measured=measured,
         seconds=results.steps[step].seconds["train"] if results.steps[step].seconds else None,
+        proof=proof,
     )
 
 

@@ -18,16 +18,32 @@ from incdet.methods.method import Method
 from incdet.methods.registry import frozen_settings, get_method
 from incdet.network.device import device_named, free_memory
 from incdet.network.footprint import footprint
+from incdet.network.paired import PairedRetinaNet, newcomer
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.fitting import fit
 from incdet.training.loaders import canvas_of
 
-WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "balanced": ("incdet", ()),
+
+class Way(NamedTuple):
+    """What ``--keep`` means.
+
+    Attributes:
+        method: Name of a method.
+        without: Its parts that are left out.
+        settings: ``key=value`` of it.
+    """
+
+    method: str
+    without: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+WAYS = {
+    "balanced": Way("incdet"),
     # The second network speaks for new classes where they are not annotated, which is in exemplars alone.
-    "fast": ("incdet", ("replay", "interim")),
+    "fast": Way("incdet", ("replay", "interim")),
+    "strict": Way("pair", settings=("method.pair.branch.trunk=shared",)),
 }
-"""What ``--keep`` means: a method, and the parts of it that are left out."""
 _ELSEWHERE = {
     "base": "the detector is that of the command",
     "data": "the annotations are those of --data",
@@ -125,10 +141,12 @@ def changed(config: Config, values: dict[str, object]) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=sections)})
 
 
-def fitted(config: Config, keys: Sequence[str], model: IncrementalRetinaNet, lessons: Lesson) -> Config:
+def fitted(config: Config, keys: Sequence[str], model: IncrementalRetinaNet, lessons: Lesson, method: Method) -> Config:
     """``config`` with the values of ``keys`` that fit the data and the memory of the device."""
     if not keys:
         return config
+    if method.branch is not None:
+        model = newcomer(model, lessons.names, method.branch.trunk)
     device, architecture = device_named(config.engine.device), model.architecture
     shape = canvas_of(lessons.view.records, architecture, config.augment)
     if shape is None:  # a size is drawn, or nothing is resized: the largest there is
@@ -162,6 +180,21 @@ def chosen_method(config: Config) -> Method:
     return method
 
 
+def refuse_unfit(method: Method, model: IncrementalRetinaNet, names: Sequence[str], source: str) -> None:
+    """Checks that ``method`` can do with this detector and these new classes what is asked for.
+
+    Raises:
+        InputError: Known classes are to be refreshed by a method that leaves them alone; or a detector of several
+            networks is to grow in one.
+    """
+    if method.branch is not None and not names:
+        problem = "show no new class, and the old ones are to be left exactly as they are"
+        raise InputError(Finding(source, "annotations", problem, "refresh them with --keep balanced"))
+    if method.branch is None and isinstance(model, PairedRetinaNet):
+        problem = "was extended with --keep strict: it is several networks side by side"
+        raise InputError(Finding(source, "detector", problem, "extend it with --keep strict again"))
+
+
 def refuse_idle(extension: Extension, method: Method, replays: bool) -> None:
     """Checks that every file that was named has a use.
 
@@ -186,23 +219,24 @@ def _configured(call: Call, extension: Extension) -> Config:
     """The settings of the run that made the checkpoint, or the defaults, with what an extension has no use for gone."""
     run = run_of(Path(extension.checkpoint))
     refuse_unused(call.overrides, _ELSEWHERE, "incdet extend")
-    method, without = _way(call)
-    words = [f"methods=[{method}]", f"without=[{','.join(without)}]", *(() if run else _FRESH), *call.overrides]
+    way = _way(call)
+    words = [f"methods=[{way.method}]", f"without=[{','.join(way.without)}]", *way.settings]
+    words += [*(() if run else _FRESH), *call.overrides]
     config = load_config(run / CONFIG if run else None, words).model_copy(
         update={"extend": extension, "output": call.output}
     )
-    own = {method: config.method[method]} if method in config.method else {}
-    config = config.model_copy(update={"method": frozen_settings([method], own)})
+    own = {way.method: config.method[way.method]} if way.method in config.method else {}
+    config = config.model_copy(update={"method": frozen_settings([way.method], own)})
     return parse_config(config.tree(), "settings")
 
 
-def _way(call: Call) -> tuple[str, tuple[str, ...]]:
+def _way(call: Call) -> Way:
     if call.method is None:
         return WAYS[call.extension.keep or "balanced"]
     if call.extension.keep is not None:
         fix = "give one of the two: --keep chooses the method"
         raise InputError(Finding("command line", "--method", "is given beside --keep", fix))
-    return call.method, ()
+    return Way(call.method)
 
 
 def _value(config: Config, key: str) -> object:

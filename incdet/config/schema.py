@@ -284,7 +284,7 @@ class Extension(Section):
     """Turn pictures as the camera says (`apply`) or not (`ignore`); `auto` tells it from the stated sizes."""
     classes: tuple[str, ...] | None = None
     """Classes to learn; null takes all that the annotations name."""
-    keep: Literal["balanced", "fast"] | None = None
+    keep: Literal["balanced", "fast", "strict"] | None = None
     """How the old classes are kept; null where a method is named."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of each class's images that is held out to measure on, where nothing is given; 0 holds none out."""

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how the old classes are kept")
     how.add_argument(
-        "--keep", choices=("balanced", "fast"), help="with exemplars and teachers, or without exemplars [balanced]"
+        "--keep",
+        choices=("balanced", "strict", "fast"),
+        help="with exemplars and teachers; the old network untouched, and proof of it; without old images [balanced]",
     )
     how.add_argument("--method", metavar="NAME", help="a method by name, in place of --keep (`incdet methods`)")
     how.add_argument("--old-data", type=Path, metavar="PATH", help="annotations to choose old exemplars from")
