@@ -194,8 +194,8 @@ def _proof(work: Run, ready: Prepared) -> Proof:
     records = images_of(work.source.test, work.source.train)
     before = load_detector(extension.checkpoint, extension.arch, extension.known_classes)
     after = load_detector(RunFolder.step(root, step))
-    told = [work.detect(model.to(work.engine.device), records, "old detections") for model in (before, after)]
-    return compare(*told, len(before.vocab))
+    first, second = (work.detect(model.to(work.engine.device), records, "old detections") for model in (before, after))
+    return compare(first, second, len(before.vocab))
 
 
 def _path(given: str | Path | None) -> Path | None:

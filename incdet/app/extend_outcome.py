@@ -88,6 +88,7 @@ class Outcome:
             lines.append(
                 "what the old classes lost is not measured: nothing that was measured on is annotated for them"
             )
+        lines.append(self.proof.line())
         return [*lines, f"detector: {self.checkpoint}", f"report:   {self.report}"]
 
     def _table(self) -> list[str]:

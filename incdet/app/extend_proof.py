@@ -70,7 +70,8 @@ def compare(before: Mapping[int, Detections], after: Mapping[int, Detections], k
     for number, old in before.items():
         new = _of_old(after.get(number, Detections.empty()), known)
         total += len(old.scores)
-        identical += all(np.array_equal(first, second) for first, second in zip(old, new, strict=True))
+        same = (np.array_equal(getattr(old, part), getattr(new, part)) for part in Detections._fields)
+        identical += all(same)
         old, new = _sure(old), _sure(new)
         sure += len(old.scores)
         found += _found(old, new)

@@ -80,7 +80,7 @@ def import_state(path: str | Path, arch: str | None, classes: Sequence[str | Non
         fitting = next((name for name in ARCHS if name != arch and not _differences(state, name)), None)
         shortened = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         problem = f"is not given: {shortened}" if arch is None else f"does not fit: {shortened}"
-        raise _error(path, f"arch {arch or ''}".strip(), problem, f"give {fitting}" if fitting else _IN_CODE)
+        raise _error(path, f"arch {arch or ''}".strip(), problem, f"give --arch {fitting}" if fitting else _IN_CODE)
     return _built(path, state, _architecture(state, arch, eps), classes)
 
 
@@ -102,7 +102,7 @@ def _built(
     columns = len(state[f"{_CLASSES}.bias"]) // anchors
     if classes is None or isinstance(classes, str) or len(classes) != columns:
         given = "none" if classes is None else repr(classes) if isinstance(classes, str) else len(classes)
-        fix = f"give a list of {columns}, with - for a column without a class, such as a background in front"
+        fix = f"give {columns} (--classes-known), with - for a column without a class, such as a background in front"
         raise _error(source, "classes", f"has {columns} columns, the names are {given}", fix)
     kept = [column for column, name in enumerate(classes) if name not in NO_CLASS]
     vocab = Vocabulary((tuple(str(classes[column]) for column in kept),))

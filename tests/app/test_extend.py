@@ -358,6 +358,53 @@ def test_another_call_does_not_go_on_with_an_extension(
         teach(finished, own.annotations, own.images, tmp_path / "own", classes=["dog"], resume=True)
 
 
+# --- the old network as it is
+
+
+@pytest.mark.usefixtures("without_report")
+def test_strict_leaves_old_detections_as_they_are_and_proves_it(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, incdet_command: Callable[..., Any]
+) -> None:
+    own, path = make_coco(names=("circle", "dog"), images=12), finished.root / "incdet" / "step_3"
+    words = ["--data", own.annotations, "--images", own.images, "--keep", "strict", "train.increment.iterations=30"]
+    done = incdet_command("extend", path, *words, "--out", tmp_path / "own", "--json")
+    assert done.code == 0
+    told = json.loads(done.out)
+    assert told["plan"]["keep"] == "strict" and told["plan"]["new"] == ["dog"] and not told["plan"]["refreshed"]
+    proof = told["outcome"]["proof"]
+    assert proof["holds"] and proof["identical"] == proof["images"] > 0 and proof["detections"] > 0
+    assert f"proved: on {proof['images']} images all {proof['detections']:,} detections of old classes" in done.err
+    by_name = {one["name"]: one for one in told["outcome"]["changes"]}
+    assert by_name["circle"]["change"] == 0 and by_name["circle"]["before"] == by_name["circle"]["after"]
+    # Once more with other classes, and never in one network again.
+    more = make_coco(names=("cat", "circle"), folder="more")
+    words = ["extend", tmp_path / "own", "--data", more.annotations, "--images", more.images, *ROOM[1:]]
+    words += ["--out", tmp_path / "next"]
+    done = incdet_command(*words)
+    assert done.code == 2 and "extend it with --keep strict again" in done.err
+    assert incdet_command(*words, "--keep", "strict", "--classes", "circle", "--dry-run").code == 2
+    done = incdet_command(*words, "--keep", "strict")
+    assert done.code == 0 and "proved: on" in done.out
+    assert incdet.load(tmp_path / "next").names == (*SHAPES, "dog", "cat")
+
+
+@pytest.mark.usefixtures("without_report")
+def test_fast_goes_without_old_images_and_a_second_network(
+    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path
+) -> None:
+    own = make_coco()
+    root = teach(finished, own.annotations, own.images, tmp_path / "own", keep="fast")
+    (last,) = (step for step in json.loads((root / "results.json").read_text())["steps"] if step["step"] == 4)
+    assert last["iterations"] == {"train": 4} and last["memory"]["images"] == 0
+    assert not (root / "memory").exists()
+
+
+def test_keep_and_method_exclude_each_other(finished: Finished, make_coco: Callable[..., Any], tmp_path: Path) -> None:
+    own = make_coco()
+    with pytest.raises(InputError, match="--method: is given beside --keep"):
+        teach(finished, own.annotations, own.images, tmp_path / "own", keep="fast", method="lwf")
+
+
 # --- more pictures of the same classes
 
 

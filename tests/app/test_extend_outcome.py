@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from incdet.app.extend_outcome import Change, Outcome, _change
+from incdet.app.extend_proof import Proof
 from incdet.evaluation.metrics import Matches
 
 
@@ -27,7 +28,9 @@ def test_a_class_has_lost_only_beyond_chance() -> None:
 
 
 def ended(*changes: Change, measured: str = "the test set") -> Outcome:
-    return Outcome("runs/new", "runs/new/step_2", "runs/new/report.html", changes, {}, measured, 1.0)
+    return Outcome(
+        "runs/new", "runs/new/step_2", "runs/new/report.html", changes, {}, measured, 1.0, Proof(3, 5, 1, 4, 2)
+    )
 
 
 def test_the_end_is_told_in_words() -> None:
@@ -39,6 +42,7 @@ def test_the_end_is_told_in_words() -> None:
     assert "old classes: AP50 60.0 before, 50.0 after; lost beyond chance: cat" in text
     assert "tram   new              9            -   50.0   +50.0  +30.0 .. +70.0" in text
     assert "detector: runs/new/step_2" in text
+    assert "old detections (score of 0.3 and more) found again on 3 images: 2 of 4" in text
 
 
 def test_what_was_not_measured_is_said() -> None:

@@ -111,7 +111,7 @@ def test_torchvisions_builder_with_one_class_learns_on(tmp_path: Path) -> None:
     assert found.vocab.names == ("Tree",) and found.architecture.detector == "retinanet_resnet50_fpn"
     assert torch.equal(found.class_head.joined()[0], plain.head.classification_head.cls_logits.weight)
     assert found.architecture.trainable_layers == 3
-    with pytest.raises(InputError, match="arch: is not given.*give retinanet_resnet50_fpn$"):
+    with pytest.raises(InputError, match="arch: is not given.*give --arch retinanet_resnet50_fpn$"):
         load_detector(tmp_path / "tree.pth", classes=["Tree"])
 
 
@@ -145,13 +145,13 @@ def without(*parts: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("change", "arch", "classes", "message"),
     [
-        (dict, "resnet18", NAMES, r"resnet18: does not fit: backbone\S+ is \(8, 48, 1, 1\), expected .* -> give tiny"),
-        (dict, "tiny", None, "classes: has 3 columns, the names are none -> give a list of 3, with -"),
+        (dict, "resnet18", NAMES, r"resnet18: does not fit: backbone\S+ is \(8, 48, 1, 1\), .* -> give --arch tiny"),
+        (dict, "tiny", None, "classes: has 3 columns, the names are none -> give 3 .--classes-known., with -"),
         (dict, "tiny", ["cat", "dog"], "has 3 columns, the names are 2"),
         (dict, "tiny", "abc", "the names are 'abc'"),
         (dict, "tiny", ["-"] * 3, "class vocabulary: step 1: has no class"),
         (dict, "tinny", NAMES, "arch tinny: is unknown -> did you mean 'tiny'"),
-        (dict, None, NAMES, "arch: is not given.*give tiny"),
+        (dict, None, NAMES, "arch: is not given.*give --arch tiny"),
         (without("stage5"), "tiny", NAMES, r"backbone.body.stage5.0.weight is missing; .* -> load it"),
         (without("cls_logits"), "tiny", NAMES, "holds no torchvision RetinaNet"),
         (lambda state: {**state, "extra": torch.ones(1)}, "tiny", NAMES, "does not fit: extra is unknown"),
