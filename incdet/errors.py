@@ -84,6 +84,13 @@ class TrainingError(Exception):
     """
 
 
+class Regression(TrainingError):
+    """A step has lost more of the old classes than was allowed; it became no step of the run.
+
+    The command line prints it without a traceback and exits with code 4.
+    """
+
+
 class Terminated(KeyboardInterrupt):
     """The process was told to end (SIGTERM, as a cluster's scheduler does); what can be resumed has been stored.
 

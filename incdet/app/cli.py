@@ -1,7 +1,8 @@
 """The command line: builds the parser, runs one verb, and turns what can go wrong into an exit code and a message.
 
 Exit codes: 0 done, 1 training could not go on or a file could not be written, 2 the input was refused, 3 done but for
-files that could not be read (``predict``), 130 interrupted, 143 told to end (SIGTERM).
+files that could not be read (``predict``), 4 a step lost more of the old classes than allowed, 130 interrupted, 143
+told to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ from incdet.app.verbs import (
     push,
     replay,
     report,
+    rollback,
     train,
+    verify,
 )
 from incdet.app.verbs.verb import SETTING, Verb
-from incdet.errors import InputError, OutputError, Terminated, TrainingError, relayed, shown, suggest
+from incdet.errors import InputError, OutputError, Regression, Terminated, TrainingError, relayed, shown, suggest
 from incdet.files import is_writer
 
 VERBS: dict[str, Verb] = {
@@ -57,6 +60,8 @@ VERBS: dict[str, Verb] = {
         report,
         replay,
         compare,
+        verify,
+        rollback,
         methods,
         keys,
         merge,
@@ -145,6 +150,8 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
     except InputError as error:
         told = "The input was refused; nothing was trained or overwritten."
         return tell_end(2, f"{told}\n{error}", error)
+    except Regression as error:
+        return tell_end(4, f"The step was not taken.\n{error}", error)
     except TrainingError as error:
         return tell_end(1, f"Training cannot go on.\n{error}", error)
     except OutputError as error:

@@ -11,9 +11,12 @@ from pathlib import Path
 from incdet.data.datasets import Source
 from incdet.data.records import Record
 from incdet.errors import Finding, InputError
-from incdet.files import reading, write_json
+from incdet.files import reading
+from incdet.seal import unsealed, write_sealed
 
 FILE = "data.json"
+_ITEM = "digests of the data"
+_FIX = "put it back, or delete it to go on without the comparison"
 
 Digests = Mapping[str, Sequence[object]]
 """Path of a picture below the folder of all -> digest of its annotation, bytes of its file."""
@@ -47,10 +50,10 @@ def keep_or_compare(root: Path, source: Source) -> None:
     path = root / FILE
     now: dict[str, dict[str, list[object]]] = {"train": digests(source.train), "test": digests(source.test)}
     if not path.is_file():
-        write_json(path, {"schema": 1, **now}, indent=None)
+        write_sealed(path, {"schema": 1, **now}, indent=None)
         return
-    with reading(path, "digests of the data", "put it back, or delete it to go on without the comparison"):
-        before = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, _ITEM, _FIX):
+        before = unsealed(path, json.loads(path.read_text(encoding="utf-8")), _ITEM, _FIX)
         findings = [finding for split in now for finding in _changes(split, before[split], now[split], root)]
     if findings:
         raise InputError(findings)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import incdet
 from incdet.config import Config
 from incdet.data.datasets import Source
 from incdet.data.records import Record
+from incdet.files import sha256
 
 
 def facts(config: Config, source: Source, device: str) -> dict[str, Any]:
@@ -49,6 +50,20 @@ def facts(config: Config, source: Source, device: str) -> dict[str, Any]:
             "test": _split(source.test),
         },
     }
+
+
+def maker(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the outcome beside the configuration, out of ``facts``: versions, code, device, data."""
+    kept = {key: found[key] for key in ("incdet", "python", "torch", "torchvision", "device")}
+    return {**kept, "code": code(), **{f"{split} data": found["data"][split]["hash"] for split in ("train", "test")}}
+
+
+def code() -> str:
+    """16 hex digits over the sources of this package, as they are installed."""
+    home, total = Path(incdet.__file__).resolve().parent, hashlib.sha256()
+    for path in sorted(home.rglob("*.py"), key=lambda path: path.relative_to(home).as_posix()):
+        total.update(f"{path.relative_to(home).as_posix()} {sha256(path)}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def command(words: Sequence[str]) -> str | None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from incdet.app import data_digest
-from incdet.app.facts import facts
+from incdet.app.facts import facts, maker
 from incdet.app.progress import Display
+from incdet.app.regression import refuse_regression, refuse_unmeasured
 from incdet.app.run_folder import CONFIG, RunFolder, claim, difference, drop_states, refuse_other_run
 from incdet.app.run_manifest import RunManifest
 from incdet.config import Config
@@ -30,7 +31,6 @@ from incdet.evaluation.match_file import load_matches, save_matches
 from incdet.evaluation.metrics import Interval, Matches, paired_changes
 from incdet.evaluation.results import Results
 from incdet.evaluation.scoring import measure
-from incdet.files import write_json
 from incdet.memory.exemplars import Memory
 from incdet.memory.manifest import load_memory, save_memory
 from incdet.methods.method import Method
@@ -38,6 +38,7 @@ from incdet.network import checkpoint
 from incdet.network.device import device_named
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, save_samples
+from incdet.seal import write_sealed
 from incdet.training.engine import Engine
 from incdet.training.increment import Workshop
 from incdet.training.log import RunLog, require_tensorboard
@@ -113,6 +114,7 @@ class Run:
         Raises:
             InputError: The folder is not free, or what it holds of an earlier part does not fit; it is as it was then.
         """
+        refuse_unmeasured(config, source)
         processes = Processes(config.engine.device)
         with processes.talking(), ExitStack() as held:
             opened = processes.once(lambda: held.enter_context(_opened(config, source, resume)))
@@ -127,7 +129,10 @@ class Run:
                 engine = Engine(config.engine, log, shown)
                 engine.say(engine.describe())
                 if processes.main:
-                    log.write("start", **facts(config, source, engine.describe()))
+                    found = facts(config, source, engine.describe())
+                    log.write("start", **found)
+                    if moved := manifest.add_maker(maker(found)):
+                        engine.say(f"made so far with other means, so the last digits may differ: {'; '.join(moved)}")
                 if changed:
                     engine.say(f"changed since the run began: {', '.join(changed)}")
                 samples = pick_samples(source.test or source.train, protocol.steps, config.evaluation.samples)
@@ -168,6 +173,7 @@ class Run:
         shown = detections if self.source.test else self.detect(model, self.samples, f"step {step} samples")
         spent = time.perf_counter() - start
         if not self.engine.processes.main:
+            self._await_verdict()
             return
         snapshot = copy.deepcopy(model).cpu()
 
@@ -189,6 +195,7 @@ class Run:
             )
             place = RunFolder.step(folder, step)
             snapshot.calibration = calibrate(found.matches, "the run's test images", before=snapshot.calibration)
+            refuse_regression(results, step, place, snapshot, self.config.evaluation.max_old_drop)
             save_matches(place, found.matches)
             mistakes = pick_mistakes(found.confusion.mistakes, old)
             save_samples(place, self.samples, shown, names, output=self.folder.root)
@@ -204,6 +211,12 @@ class Run:
             self.display.say(f"{results.method} step {step}: {', '.join(parts) or 'no test object of a known class'}")
 
         self.background.submit(finish)
+        self._await_verdict()
+
+    def _await_verdict(self) -> None:
+        """Where a step may be refused, the next one does not begin before it is scored."""
+        if self.config.evaluation.max_old_drop is not None:
+            self.engine.processes.once(self.background.wait)
 
     def changes(
         self, now: Mapping[str, Matches], folder: Path, step: int
@@ -298,8 +311,10 @@ def _opened(config: Config, source: Source, resume: bool) -> Iterator[_Opened]:
     frozen = config.output / CONFIG
     changed = difference(frozen, config) if frozen.is_file() else []
     with claim(config, resume=resume) as folder:
-        data_digest.keep_or_compare(folder.root, source)
         manifest = RunManifest.open(folder.root)
+        if not manifest.configs:  # none in a run of before, and in one that begins
+            manifest.add_config(frozen.read_text(encoding="utf-8"))
+        data_digest.keep_or_compare(folder.root, source)
         verify_earlier_part(manifest)
         yield _Opened(folder, manifest, changed)
 
@@ -350,7 +365,7 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
     for view in views:
         display.say(view.describe())
     value = {"schema": 1, **protocol.to_json(), "views": [view.to_json() for view in views]}
-    write_json(folder.root / "protocol.json", value)
+    write_sealed(folder.root / "protocol.json", value)
 
 
 def history(results: Results) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from incdet.app import data_digest, run_manifest
 from incdet.app.lock import locked
+from incdet.app.run_manifest import RunManifest
 from incdet.config import Config, load_config
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, require_output
@@ -70,6 +71,8 @@ def refuse_other_run(config: Config, *, resume: bool) -> None:
     root, frozen = config.output, config.output / CONFIG
     require_output(root, folder=True)
     if frozen.is_file():
+        if resume and (root / run_manifest.FILE).is_file():
+            RunManifest.load(root).verify_config(frozen)
         if not resume:
             raise InputError(
                 Finding(
@@ -138,8 +141,17 @@ def _held(config: Config, resume: bool) -> Iterator[bool]:
         refuse_other_run(config, resume=resume)  # again, for another may have come in between
         fresh = not frozen.is_file()
         if fresh or difference(frozen, config):
+            _announce_config(config)
             config.dump(frozen)
         yield fresh
+
+
+def _announce_config(config: Config) -> None:
+    """Tells the manifest of a configuration that is about to be frozen, where it knows the one before."""
+    if (config.output / run_manifest.FILE).is_file():
+        manifest = RunManifest.load(config.output)
+        if manifest.configs:
+            manifest.add_config(config.document())
 
 
 def drop_states(folder: Path) -> None:
@@ -167,6 +179,7 @@ def difference(frozen: Path, config: Config) -> list[str]:
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:
     engine = values.pop("engine")
     values.pop("output")
+    values["evaluation"].pop("max_old_drop")
     kept = {f"engine.{key}": engine[key] for key in ("precision", "accumulation")}
     return {**dict(_leaves(values)), **kept}
 

@@ -9,12 +9,12 @@ from incdet.app.run_folder import RunFolder, drop_states
 from incdet.data.protocols import step_view
 from incdet.evaluation.comparison import compare, table
 from incdet.evaluation.results import Results
-from incdet.files import write_json
 from incdet.memory.exemplars import Memory
 from incdet.methods.method import Method
 from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.html import write_report
+from incdet.seal import write_sealed
 from incdet.training.increment import learn_step
 
 
@@ -67,7 +67,7 @@ def conclude(work: Run, finished: Sequence[Results]) -> None:
         comparison = compare(finished)
         for results in finished:
             results.save(work.folder.method(results.method) / "results.json")
-        write_json(work.folder.root / "comparison.json", comparison)
+        write_sealed(work.folder.root / "comparison.json", comparison)
         work.display.say(table(finished))
         write_report(work.folder.root)
         work.display.say(f"wrote {work.folder.root}/report.html")

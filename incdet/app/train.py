@@ -10,7 +10,7 @@ from incdet.app.annotations import picture_progress
 from incdet.app.detector import build_model, describe, load_base
 from incdet.app.progress import Display
 from incdet.app.run import Run
-from incdet.app.run_folder import RunFolder
+from incdet.app.run_folder import RunFolder, drop_states
 from incdet.app.steps import conclude, learn_steps, size_of
 from incdet.config import Config
 from incdet.data.datasets import Source, open_source
@@ -117,6 +117,7 @@ def learn_base(work: Run, given: IncrementalRetinaNet | None) -> tuple[Increment
     folder = work.folder.base
     results, view = work.taken_up(folder, PLAIN), step_view(work.source.train, work.protocol, 1)
     if results.steps:
+        drop_states(folder / "states")  # who was killed just after the results has left them
         return checkpoint.load(RunFolder.step(folder, 1)).model, results
     work.begin(PLAIN.name)
     start = time.perf_counter()
@@ -166,6 +167,7 @@ def learn_joint(work: Run, method: Method) -> Results:
     folder, last = work.folder.method(method.name), len(work.protocol.steps)
     results = work.taken_up(folder, method)
     if results.steps:
+        drop_states(folder / "states")
         return results
     view = joint_view(work.source.train, work.protocol, last)
     start = time.perf_counter()

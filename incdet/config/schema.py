@@ -263,6 +263,9 @@ class Evaluation(Section):
     """Images in a forward pass."""
     samples: Annotated[int, Field(ge=0)] = 4
     """Test images shown in the report."""
+    max_old_drop: Fraction | None = None
+    """Most that AP50 of the old classes may fall in a step: one that loses more ends the run and becomes no step of it,
+    its detector lies beside; null watches nothing."""
 
 
 class Extension(Section):
@@ -367,6 +370,10 @@ class Config(Section):
         """``tree`` as YAML text."""
         return write_yaml(self.tree())
 
+    def document(self) -> str:
+        """The text of the file that reproduces the run: ``incdet train --config FILE``."""
+        return f"# Every setting of this run, defaults included.\n{self.to_yaml()}"
+
     def dump(self, path: Path) -> None:
-        """Write the file that reproduces the run: ``incdet train --config FILE``."""
-        write_text(path, f"# Every setting of this run, defaults included.\n{self.to_yaml()}")
+        """Write ``document``, whole or not at all."""
+        write_text(path, self.document())

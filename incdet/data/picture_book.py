@@ -19,8 +19,8 @@ import cv2
 import PIL
 
 from incdet.data.inspection import Picture, inspect_picture, quiet
-from incdet.errors import OutputError
-from incdet.files import write_json
+from incdet.errors import InputError, OutputError
+from incdet.seal import unsealed, write_sealed
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -72,10 +72,11 @@ class _Page:
         self.entries: dict[str, list[Any]] = {}
         try:
             value = json.loads(self.file.read_text(encoding="utf-8"))
+            value = unsealed(self.file, value, "remembered pictures", "delete it")
             if value["version"] == VERSION and value["folder"] == self.folder:
                 self.entries = dict(value["pictures"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return
+        except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
+            return  # damaged: the pictures are looked at again
 
     def get(self, path: Path, stamp: list[int] | None) -> Picture | None:
         entry = self.entries.get(path.name)
@@ -93,7 +94,7 @@ class _Page:
         if self.changed:
             try:
                 value = {"version": VERSION, "folder": self.folder, "pictures": self.entries}
-                write_json(self.file, value, indent=None)
+                write_sealed(self.file, value, indent=None)
             except (OutputError, OSError, ValueError):
                 return
 

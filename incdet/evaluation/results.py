@@ -18,7 +18,8 @@ from incdet.errors import Finding, InputError
 from incdet.evaluation import metrics
 from incdet.evaluation.confusion import Confusion
 from incdet.evaluation.metrics import ClassScore, Interval, Number
-from incdet.files import reading, write_json
+from incdet.files import reading
+from incdet.seal import unsealed, write_sealed
 
 SCHEMA = 1
 JOINT = "joint"
@@ -274,8 +275,8 @@ class Results:
             }
             for result in self.steps.values()
         ]
-        write_json(path.with_name("scores.json"), {"schema": SCHEMA, "method": self.method, "steps": details})
-        write_json(path, self.to_json())
+        write_sealed(path.with_name("scores.json"), {"schema": SCHEMA, "method": self.method, "steps": details})
+        write_sealed(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path | str) -> Results:
@@ -356,11 +357,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of schema 1.
 
     Raises:
-        InputError: The file is missing, cut off, or of another schema.
+        InputError: The file is missing, cut off, of another schema, or not as it was written.
     """
     with reading(path, "file", _FIX):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise InputError(Finding(str(path), "schema", f"is {found!r}, not {SCHEMA}", _FIX))
-    return value
+    return unsealed(path, value, "content", _FIX)

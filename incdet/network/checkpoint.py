@@ -1,8 +1,8 @@
 """A checkpoint is a folder that rebuilds the detector alone and offline: ``model.safetensors`` + ``checkpoint.json``.
 
 The JSON holds the architecture (under ``recipe``), the vocabulary, the branches of a detector of several networks,
-which parameters learn, the history of steps and their metrics, what the scores are worth (``calibration``), and the
-hash of the tensors, so that two files that do not belong together are refused.
+which parameters learn, the history of steps and their metrics, what the scores are worth (``calibration``), the hash of
+the tensors, so that two files that do not belong together are refused, and its own digest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from incdet.files import is_writer, reading, replacing, sha256
 from incdet.network.calibration import Calibration
 from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.seal import sealed, unsealed
 from incdet.vocab import Vocabulary
 
 TENSORS = "model.safetensors"
@@ -88,7 +89,8 @@ def save(
         }
         if model.calibration is not None:
             content["calibration"] = model.calibration.to_json()
-        description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(sealed(content), indent=1, ensure_ascii=False)
+        description.write_text(f"{text}\n", encoding="utf-8")
     return folder
 
 
@@ -110,7 +112,8 @@ def load(
         backbone: The module of a detector with an external backbone; it is copied.
 
     Raises:
-        InputError: A file is missing, cut off, from something else, or does not fit ``architecture`` or ``vocab``.
+        InputError: A file is missing, cut off, changed or from something else, or it does not fit ``architecture`` or
+            ``vocab``.
     """
     folder = Path(path)
     if folder.name in (TENSORS, DESCRIPTION):
@@ -169,7 +172,7 @@ def _read_description(folder: Path, given: Path) -> dict[str, Any]:
     absent = [key for key in needed if key not in description]
     if absent:
         raise _error(file, "checkpoint", f"lacks {', '.join(absent)}", "it was edited: copy or train it again")
-    return description
+    return unsealed(file, description, "checkpoint", "copy or train it again")
 
 
 def _read_words(folder: Path, description: Mapping[str, Any]) -> tuple[Architecture, Vocabulary]:

@@ -15,7 +15,8 @@ import numpy as np
 
 from incdet.errors import Finding, InputError
 from incdet.evaluation.results import SCHEMA, read_json
-from incdet.files import write_bytes, write_json
+from incdet.files import write_bytes
+from incdet.seal import write_sealed
 
 if TYPE_CHECKING:
     from incdet.data.records import Record
@@ -93,7 +94,7 @@ def save_samples(
                 }
                 for i in order
             ]
-    write_json(folder / FILE, {"schema": SCHEMA, "names": list(names), "samples": entries})
+    write_sealed(folder / FILE, {"schema": SCHEMA, "names": list(names), "samples": entries})
 
 
 def pick_mistakes(mistakes: Sequence[Mistake], old: Sequence[str], count: int = 4) -> list[Mistake]:
@@ -126,7 +127,7 @@ def save_mistakes(folder: Path, records: Sequence[Record], mistakes: Sequence[Mi
     for one in mistakes:
         entry, scale = _entry(output, by_id[one.image_id])
         entries.append({**entry, **one._asdict(), "score": round(one.score, 4), "box": _box(one.box, scale)})
-    write_json(folder / MISTAKES, {"schema": SCHEMA, "mistakes": entries})
+    write_sealed(folder / MISTAKES, {"schema": SCHEMA, "mistakes": entries})
 
 
 def load_mistakes(folder: Path | str) -> list[dict[str, Any]]:

@@ -50,9 +50,7 @@ class PhaseState:
         if self.path is None or not self.path.is_file():
             return 0
         try:
-            values = torch.load(self.path, map_location=device, weights_only=True)
-            if values.pop("digest", None) not in (None, _digest(values)):
-                raise ValueError("its content was changed or damaged")
+            values = _read(self.path, device)
             if "" not in (self._owner, owner := values.get("owner", "")) and owner != self._owner:
                 raise ValueError("it is of another training")
             for name, part in self._parts.items():
@@ -61,14 +59,32 @@ class PhaseState:
             torch.set_rng_state(values["rng"].cpu())
             return int(values["done"])
         except Exception as fault:  # torch raises whatever its parts do
-            raise InputError(
-                Finding(
-                    str(self.path),
-                    "state of a phase",
-                    f"cannot be taken up ({_first_sentence(fault)})",
-                    "remove the file: the phase then starts again from the finished step before it",
-                )
-            ) from fault
+            raise _refusal(self.path, fault) from fault
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """What ``PhaseState.store`` wrote into ``path``, with tensors on ``device``; no code in it is run.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    try:
+        return _read(path, device)
+    except Exception as fault:
+        raise _refusal(path, fault) from fault
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    values: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if values.pop("digest", None) not in (None, _digest(values)):
+        raise ValueError("its content was changed or damaged")
+    return values
+
+
+def _refusal(path: Path, fault: Exception) -> InputError:
+    problem = f"cannot be taken up ({_first_sentence(fault)})"
+    fix = "remove the file: the phase then starts again from the finished step before it"
+    return InputError(Finding(str(path), "state of a phase", problem, fix))
 
 
 def _digest(value: Any) -> str:

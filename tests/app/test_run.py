@@ -33,6 +33,7 @@ def copy(finished: Finished, tmp_path: Path) -> Callable[..., Config]:
             content.pop("sha256")
             path.write_text(json.dumps(content))
         manifest = json.loads((root / "run.json").read_text())
+        manifest.pop("seal")
         manifest["files"] = {name: digest for name, digest in manifest["files"].items() if "memory/" not in name}
         (root / "run.json").write_text(json.dumps(manifest))
         update = {"output": root, "data": finished.config.data.model_copy(update={"root": data})}
@@ -53,6 +54,7 @@ def refused(config: Config, *said: str) -> None:
 def edit(path: Path, change: Callable[[Any], object]) -> None:
     content = json.loads(path.read_text())
     change(content)
+    content.pop("seal", None)  # an edit that knows of it
     path.write_text(json.dumps(content))
 
 

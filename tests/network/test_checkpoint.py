@@ -113,7 +113,16 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
 
 def edit(**changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        (folder / checkpoint.DESCRIPTION).write_text(json.dumps({**state(folder), **changes}))
+        known = {key: value for key, value in state(folder).items() if key != "seal"}
+        (folder / checkpoint.DESCRIPTION).write_text(json.dumps({**known, **changes}))
+
+    return change
+
+
+def flip(before: str, after: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / checkpoint.DESCRIPTION
+        path.write_text(path.read_text().replace(before, after))
 
     return change
 
@@ -157,6 +166,7 @@ def other_tensors(folder: Path) -> None:
         (edit(vocabulary={"steps": [["a", "b"]]}), "vocabulary.*does not fit.*predictors.1.weight is unknown"),
         (edit(vocabulary={"steps": [["a", "a"]]}), "vocabulary.*already known"),
         (edit(vocabulary={}), "vocabulary: cannot be read"),
+        (flip('"a"', '"e"'), "checkpoint.json: checkpoint: was damaged or edited.*copy or train it again"),
         (edit(recipe={**RECIPE.to_json(), "channels": 16}), "another architecture.*expected"),
         (edit(recipe={**RECIPE.to_json(), "backbone": "vgg"}), "recipe.*'vgg'"),
         (edit(recipe=3), "recipe: cannot be read"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from incdet.evaluation.match_file import load_matches, save_matches
 from incdet.evaluation.metrics import ClassScore
 from incdet.evaluation.results import Results
 from incdet.report.html import write_comparison, write_report
+from incdet.seal import write_sealed
 
 
 class Page(HTMLParser):
@@ -254,6 +256,7 @@ def test_runs_on_different_test_images_are_not_compared(two: list[Path], tmp_pat
 
 def test_runs_of_different_protocols_are_not_compared(two: list[Path], tmp_path: Path) -> None:
     path = two[1] / "incdet" / "results.json"
-    path.write_text(path.read_text("utf-8").replace("5ca1ab1e", "0ther"), "utf-8")
+    value = json.loads(path.read_text("utf-8").replace("5ca1ab1e", "0ther"))
+    write_sealed(path, value)
     with pytest.raises(InputError, match="different protocols"):
         write_comparison(two, tmp_path / "compared.html")

@@ -36,8 +36,8 @@ memory: {total: 6}
 engine: {workers: 0, device: cpu, log_every: 1, checkpoint_every: 1}
 evaluation: {batch_size: 5, samples: 1}
 """
-TIMES = {"seconds", "minutes"}
-"""Keys of JSON files whose values are never the same twice."""
+TIMES = {"seconds", "minutes", "seal"}
+"""Keys of JSON files whose values are never the same twice: times, and the digest that goes over them."""
 UNEQUAL = {"log.jsonl", "report.html", "run.json", "config.yaml"}
 """Files that hold times, a number drawn at random or their own place; charts of the report show times too."""
 
@@ -76,6 +76,7 @@ class Scene:
     def train(cls, root: Path, overrides: Sequence[str] = (), *, fresh: bool = False) -> Scene:
         """``incdet train`` over three steps: interim teacher, training, fine-tune, memory, cached answers, report."""
         root.mkdir(parents=True, exist_ok=True)
+        warm_up()
         (root / "settings.yaml").write_text(SETTINGS, encoding="utf-8")
         words = ["train", "--config", str(root / "settings.yaml"), "--resume", "output={}", *overrides]
         return cls(root, words, fresh, {"INCDET_CACHE": str(root / "cache")})
@@ -105,7 +106,6 @@ class Scene:
         words = [word.replace("{}", str(folder)) for word in self.words]
         if self.fresh:
             return self._spawned(words)
-        warm_up()
         number = os.fork()
         if number:
             return number

@@ -12,8 +12,8 @@ from incdet.app.verbs.verb import ClassWords, Verb, add_data, add_detector, add_
 
 _CODES = """\
 exit codes: 0 done (or planned, with --dry-run); 1 training could not go on, or a file could not be written; 2 the input
-was refused, and nothing was trained or overwritten; 130 interrupted (Ctrl-C) and 143 told to end (SIGTERM): the same
-command goes on."""
+was refused, and nothing was trained or overwritten; 4 the old classes lost more than --max-old-drop; 130 interrupted
+(Ctrl-C) and 143 told to end (SIGTERM): the same command goes on."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seen.add_argument(
         "--validation", type=share, default=0.2, metavar="SHARE", help="images held out without --test-data [0.2]"
     )
+    what = "stop, and keep the new detector aside, if AP50 of the old classes falls by more (0.02: two points)"
+    seen.add_argument("--max-old-drop", type=share, metavar="X", help=what)
     seen.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     seen.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
     seen.add_argument("--resume", action="store_true", help="go on; the same command does so by itself")
@@ -99,7 +101,8 @@ def _call(arguments: argparse.Namespace) -> Any:
         test_split=arguments.test_split,
         validation=arguments.validation,
     )
-    return Call(extension, arguments.output, arguments.method, arguments.overrides, arguments.resume)
+    watched = [] if arguments.max_old_drop is None else [f"evaluation.max_old_drop={arguments.max_old_drop}"]
+    return Call(extension, arguments.output, arguments.method, [*arguments.overrides, *watched], arguments.resume)
 
 
 VERB = Verb(
