@@ -54,6 +54,11 @@ setup(
             "hotcoco",  # fast COCO evaluation, tested equal to pycocotools to the last bit
         ],
         "tensorboard": ["tensorboard"],  # engine.tensorboard
+        "onnx": [  # incdet export --as onnx
+            "onnx",
+            "onnxruntime",  # verifies what was written
+            "onnxscript",  # for PyTorch's newer exporter
+        ],
         "supervision": ["supervision>=0.31"],  # Prediction.to_supervision; earlier ones bring a second OpenCV
         "hub": ["huggingface_hub"],  # incdet push and pull, and detectors called hub:OWNER/NAME
         "docs": [

@@ -25,8 +25,11 @@ from incdet.app.verbs import (
     check,
     classes,
     compare,
+    completion,
     convert,
+    doctor,
     evaluate,
+    export,
     extend,
     import_,
     keys,
@@ -53,6 +56,7 @@ VERBS: dict[str, Verb] = {
         evaluate,
         predict,
         calibrate,
+        export,
         import_,
         check,
         classes,
@@ -67,6 +71,8 @@ VERBS: dict[str, Verb] = {
         merge,
         pull,
         push,
+        doctor,
+        completion,
     )
 }
 
@@ -96,7 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"incdet {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, verb in VERBS.items():
-        _fill(verbs.add_parser(name, help=verb.summary), verb, name)
+        own = verbs.add_parser(name, help=verb.summary)
+        _fill(own, verb, name)
+        own.set_defaults(root=parser)
     return parser
 
 

@@ -51,7 +51,26 @@ def with_columns(model: IncrementalRetinaNet, vocab: Vocabulary, columns: Sequen
             first += size
     head.predictors.requires_grad_(learning)
     result.class_head, result.vocab = head, vocab
+    if model.calibration is not None:
+        names = model.vocab.names
+        taken = {names[column]: new for column, new in zip(columns, vocab.names, strict=True)}
+        result.calibration = model.calibration.renamed(taken)
     return result.train(model.training)
+
+
+def select(model: IncrementalRetinaNet, names: Sequence[str]) -> IncrementalRetinaNet:
+    """A copy of ``model`` that knows ``names`` alone, in the order and the steps that they have there.
+
+    Raises:
+        InputError: A name is unknown, there is none, or ``model`` is made of several networks.
+    """
+    wanted = {model.vocab.names[column] for column in model.vocab.columns(names)}
+    if not wanted:
+        raise InputError(Finding("classes", "names", "are none", "name at least one class"))
+    steps = (tuple(name for name in step if name in wanted) for step in model.vocab.steps)
+    ids = {name: number for name, number in (model.vocab.source_ids or {}).items() if name in wanted}
+    vocab = Vocabulary(tuple(step for step in steps if step), ids or None)
+    return with_columns(model, vocab, model.vocab.columns(vocab.names))
 
 
 def require_one_network(model: IncrementalRetinaNet) -> None:

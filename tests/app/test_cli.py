@@ -18,7 +18,7 @@ import incdet
 from incdet.app.cli import VERBS, build_parser, run_tool
 from incdet.errors import Finding, InputError, OutputError, Terminated, TrainingError
 
-TOOLS = ("train_incremental", "evaluate", "finetune_custom", "predict", "calibrate")
+TOOLS = ("train_incremental", "evaluate", "finetune_custom", "predict", "calibrate", "export", "doctor")
 
 
 @pytest.mark.parametrize(

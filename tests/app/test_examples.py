@@ -13,7 +13,7 @@ from finished_run import Finished
 
 from incdet.app.cli import VERBS
 
-RUN = ("predict", "calibrate")
+RUN = ("predict", "calibrate", "export", "doctor", "completion")
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import torch
 from helpers import network, pictures
 
 from incdet.errors import InputError
-from incdet.network.columns import with_columns
+from incdet.network.calibration import Calibration
+from incdet.network.columns import select, with_columns
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
@@ -49,3 +50,19 @@ def test_what_does_not_fit_is_refused() -> None:
     model.__class__ = Several
     with pytest.raises(InputError, match="a network for each"):
         with_columns(model, Vocabulary((("a",),)), [0])
+
+
+def test_thresholds_go_with_their_classes() -> None:
+    model = network(("a", "b"), ("c",))
+    model.calibration = Calibration({"a": 0.1, "c": 0.3}, 2.0, 4, "a test")
+    chosen = with_columns(model, Vocabulary((("z", "b"),)), [2, 1])
+    assert chosen.calibration == Calibration({"z": 0.3}, 2.0, 4, "a test")
+
+
+def test_a_selection_keeps_order_and_steps() -> None:
+    model = network(("a", "b"), ("c",)).eval()
+    chosen = select(model, ["c", "a"])
+    assert chosen.vocab.steps == (("a",), ("c",)) and torch.equal(logits(chosen), logits(model)[..., [0, 2]])
+    for names, said in ((["d"], "'d'"), ([], "at least one")):
+        with pytest.raises(InputError, match=said):
+            select(model, names)
