@@ -14,6 +14,7 @@ from incdet.evaluation.detections import Detections, detect_planes
 from incdet.evaluation.shown import Threshold, above, best_of_place, taken, threshold_of_columns
 from incdet.evaluation.temperature import scale_scores
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.ops.sizes import resized_shape
 
 
 class Look:
@@ -55,6 +56,20 @@ class Look:
             return float(threshold)
         scaled = self._scaled(self._least)
         return {name: round(float(one), 4) for name, one in zip(self._model.vocab.names, scaled, strict=True)}
+
+    def require_fit(self, picture: Photograph) -> None:
+        """Checks that the picture survives being resized.
+
+        Raises:
+            InputError: It is so thin that a side would vanish.
+        """
+        made = self._model.architecture
+        try:
+            resized_shape(picture.height, picture.width, made.min_size[-1], made.max_size, made.fixed_size)
+        except InputError as error:
+            found = error.findings[0]
+            file = "picture" if picture.file is None else str(picture.file)
+            raise InputError(Finding(file, found.item, found.problem, found.fix)) from None
 
     def __call__(self, pictures: Sequence[Photograph]) -> list[Prediction]:
         """What is found in each picture, best first."""

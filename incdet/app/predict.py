@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from incdet.app.found_files import FORMATS, JSON, Format, Writer, batches, writer
 from incdet.app.load import Detector, load
+from incdet.app.look import Look
 from incdet.app.prediction import Prediction
 from incdet.app.progress import Display
 from incdet.app.sources import Frame, Source, find_sources, frame_count, frames
@@ -118,7 +119,7 @@ def predict_files(
     writers: list[Writer] = []
     with display:
         total = sum(frame_count(source, every) for source in sources)
-        for batch in batches(_all_frames(sources, every, skipped, display), batch_size):
+        for batch in batches(_all_frames(sources, every, look, skipped, display), batch_size):
             writers = writers or [writer(kind, output, detector.names, about, every) for kind in formats]
             for frame, one in zip(batch, look([frame.picture for frame in batch]), strict=True):
                 shown = Prediction(one.detections, one.classes, one.width, one.height, frame.source.file)
@@ -135,11 +136,15 @@ def predict_files(
     return Outcome(tuple(output / names[kind] for kind in formats), seen, found, tuple(skipped), look.words)
 
 
-def _all_frames(sources: Sequence[Source], every: int, skipped: list[Finding], display: Display) -> Iterator[Frame]:
-    """The frames of all sources; what is wrong with one goes into ``skipped``."""
+def _all_frames(
+    sources: Sequence[Source], every: int, look: Look, skipped: list[Finding], display: Display
+) -> Iterator[Frame]:
+    """The frames of all sources that ``look`` can look at; what is wrong with one goes into ``skipped``."""
     for source in sources:
         try:
-            yield from frames(source, every)
+            for frame in frames(source, every):
+                look.require_fit(frame.picture)
+                yield frame
         except InputError as error:
             skipped += error.findings
             for finding in error.findings:

@@ -111,12 +111,14 @@ def test_a_broken_file_is_skipped_and_the_exit_code_says_so(
 ) -> None:
     whole = (photos / "one.jpg").read_bytes()
     (photos / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    cv2.imwrite(str(photos / "thin.png"), np.zeros((2, 900, 3), np.uint8))
     film(photos / "cut.mp4")
     (photos / "cut.mp4").write_bytes((photos / "cut.mp4").read_bytes()[:300])
     output = photos.parent / "found"
     done = incdet_command(*words(saved, photos, output=output), "--batch-size", "2")
     assert done.code == 3 and "Traceback" not in done.err
-    assert "broken.jpg: picture: is cut off" in done.err and "cut.mp4" in done.err and "2 file(s)" in done.err
+    assert "broken.jpg: picture: is cut off" in done.err and "cut.mp4" in done.err and "3 file(s)" in done.err
+    assert "thin.png: 2 x 900: is 0 x 64 pixels after resizing" in done.err
     assert [Path(entry["image"]).name for entry in entries(output)] == ["one.jpg", "two.png"]
     gone = incdet_command(*words(saved, photos / "broken.jpg", output=photos.parent / "none"))
     assert gone.code == 2 and "broken.jpg" in gone.err and not (photos.parent / "none").exists()
