@@ -52,6 +52,7 @@ def test_an_edited_entry_is_refused(tmp_path: Path, change: dict[str, Any], said
     checkpoint.save(tmp_path, model)
     value = json.loads((tmp_path / "checkpoint.json").read_text("utf-8"))
     value["calibration"] |= change
+    del value["seal"]  # as its message says for an edit that is meant
     (tmp_path / "checkpoint.json").write_text(json.dumps(value), "utf-8")
     with pytest.raises(InputError, match=said):
         checkpoint.load(tmp_path)
