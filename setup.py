@@ -53,7 +53,7 @@ setup(
             "types-PyYAML",
             "hotcoco",  # fast COCO evaluation, tested equal to pycocotools to the last bit
         ],
-        "tensorboard": ["tensorboard"],  # engine.tensorboard
+        "tensorboard": ["tensorboard"],  # engine.trackers
         "onnx": [  # incdet export --as onnx
             "onnx",
             "onnxruntime",  # verifies what was written

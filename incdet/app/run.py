@@ -18,7 +18,7 @@ from incdet.app import data_digest
 from incdet.app.facts import facts, maker
 from incdet.app.progress import Display
 from incdet.app.regression import refuse_regression, refuse_unmeasured
-from incdet.app.run_folder import CONFIG, RunFolder, claim, difference, drop_states, refuse_other_run
+from incdet.app.run_folder import CONFIG, RunFolder, claim, difference, drop_states, leaves, refuse_other_run
 from incdet.app.run_manifest import RunManifest
 from incdet.config import Config
 from incdet.data.datasets import Source
@@ -35,15 +35,16 @@ from incdet.memory.exemplars import Memory
 from incdet.memory.manifest import load_memory, save_memory
 from incdet.methods.method import Method
 from incdet.network import checkpoint
-from incdet.network.device import device_named
+from incdet.network.device import deterministic, device_named
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.report.samples import pick_mistakes, pick_samples, save_mistakes, save_samples
 from incdet.seal import write_sealed
 from incdet.training.engine import Engine
 from incdet.training.increment import Workshop
-from incdet.training.log import RunLog, require_tensorboard
+from incdet.training.log import RunLog
 from incdet.training.processes import Processes
 from incdet.training.schedule import Lengths
+from incdet.training.trackers import require_trackers
 from incdet.training.worker import Worker
 from incdet.vocab import Vocabulary
 
@@ -90,11 +91,10 @@ class Run:
         """Checks of machine and folder that need no data, so that they come before data are read.
 
         Raises:
-            InputError: No such device, no TensorBoard, or the folder is not free; see ``refuse_other_run``.
+            InputError: No such device, a tracker is not installed, or the folder is not free; see ``refuse_other_run``.
         """
         device_named(config.engine.device, "key engine.device")
-        if config.engine.tensorboard:
-            require_tensorboard()
+        require_trackers(config.engine.trackers)
         refuse_other_run(config, resume=resume)
 
     @classmethod
@@ -121,7 +121,8 @@ class Run:
             folder, manifest, changed = opened
             processes.together(lambda: require_shared(folder))
             with (
-                RunLog(folder.root, tensorboard=config.engine.tensorboard) as log,
+                deterministic(config.engine.deterministic),
+                RunLog(folder.root, trackers=config.engine.trackers, settings=dict(leaves(config.tree()))) as log,
                 display or Display() as shown,
                 Worker(idle=not processes.main) as background,
             ):
@@ -207,6 +208,8 @@ class Run:
             if states is not None:
                 drop_states(states)
             self.engine.log.write("step", method=results.method, step=step, **groups, seconds=seconds)
+            known_groups = {f"{group} AP50": value for group, value in groups.items() if value is not None}
+            self.engine.log.track(f"{results.method} steps", known_groups, step)
             parts = [f"{group} AP50 {100 * value:.1f}" for group, value in groups.items() if value is not None]
             self.display.say(f"{results.method} step {step}: {', '.join(parts) or 'no test object of a known class'}")
 
@@ -243,7 +246,7 @@ class Run:
 
     def begin(self, name: str) -> None:
         """Says in the log and before the progress bar whose training comes next."""
-        self.display.prefix = name
+        self.display.prefix = self.engine.log.prefix = name
         self.engine.owner = f"{self.manifest.identity} {name}"
         self.engine.log.write("method", method=name)
 

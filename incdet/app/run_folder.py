@@ -171,7 +171,7 @@ def difference(frozen: Path, config: Config) -> list[str]:
     if added:  # by a later version, whose own value of a part that was not there is that it does nothing
         from incdet.methods.registry import frozen_settings
 
-        own = dict(_leaves({"method": frozen_settings(config.methods, {})}))
+        own = dict(leaves({"method": frozen_settings(config.methods, {})}))
         differing = [key for key in differing if key not in added or now[key] != own.get(key)]
     return differing
 
@@ -181,12 +181,13 @@ def _deciding(values: dict[str, Any]) -> dict[str, Any]:
     values.pop("output")
     values["evaluation"].pop("max_old_drop")
     kept = {f"engine.{key}": engine[key] for key in ("precision", "accumulation")}
-    return {**dict(_leaves(values)), **kept}
+    return {**dict(leaves(values)), **kept}
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of nested sections, with their values."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

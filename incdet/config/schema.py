@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.config.section import Flag, Fraction, Positive, Section
@@ -234,8 +234,18 @@ class Engine(Section):
     """Optimiser steps between two lines of the log."""
     checkpoint_every: Positive = 1000
     """Optimiser steps between two points a run can resume from."""
-    tensorboard: Flag = False
-    """Write TensorBoard files too (needs `pip install incdet[tensorboard]`)."""
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Strict(False)] = ()
+    """Where the numbers of the log go too; the package of the name has to be installed."""
+    deterministic: Flag = False
+    """On a GPU, take the kernels whose sums have one order, which are slower; on a CPU they always have."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tensorboard_is_a_tracker(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("tensorboard"), bool):  # a key of earlier versions
+            rest = {name: value for name, value in values.items() if name != "tensorboard"}
+            return {"trackers": ("tensorboard",), **rest} if values["tensorboard"] else rest
+        return values
 
 
 class Memory(Section):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -40,6 +42,30 @@ def device_named(name: str, source: str = "command line") -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise _refusal(source, name, "this machine has no Apple GPU that torch can use", "use cpu or auto")
     return torch.device(name)
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """In the block a GPU takes kernels that give the same bits each time, and torch warns of what has none.
+
+    The process is left as it was.
+    """
+    if not wanted:
+        yield
+        return
+    word, cudnn = "CUBLAS_WORKSPACE_CONFIG", torch.backends.cudnn
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    benchmark, space = cudnn.benchmark, os.environ.get(word)
+    os.environ.setdefault(word, ":4096:8")  # cuBLAS reads it at its first product
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.benchmark = benchmark
+        if space is None:
+            os.environ.pop(word, None)
 
 
 def free_memory(device: torch.device) -> int:

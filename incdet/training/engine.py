@@ -52,8 +52,8 @@ class Progress(Protocol):
 class Engine:
     """Trains detectors in one process or, under ``torchrun`` or ``accelerate launch``, in several.
 
-    With ``device=cpu`` a run is a pure function of its seed. On a GPU the order of the additions in convolution
-    gradients is not fixed, so two runs agree only to rounding unless ``torch.use_deterministic_algorithms`` is on.
+    With ``device=cpu`` a run is a pure function of its seed and the number of threads. On a GPU the order of the
+    additions in convolution gradients is not fixed, so two runs agree only to rounding unless ``engine.deterministic``.
 
     Args:
         settings: Section ``engine`` of the configuration.

@@ -1,33 +1,16 @@
-"""The log: one JSON line an event, flushed at once, and TensorBoard scalars where they are asked for."""
+"""The log: one JSON line an event, flushed at once, and the numbers for trackers where they are asked for."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from incdet.errors import Finding, InputError
 from incdet.files import is_writer
-
-
-def require_tensorboard() -> None:
-    """Checks that TensorBoard can be written.
-
-    Raises:
-        InputError: The package is not installed.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise InputError(
-            Finding(
-                "config",
-                "key engine.tensorboard",
-                "is true, but the package tensorboard is not installed",
-                "pip install 'incdet[tensorboard]', or set it to false",
-            )
-        )
+from incdet.training.trackers import Trackers
 
 
 class RunLog:
@@ -35,20 +18,23 @@ class RunLog:
 
     Args:
         folder: Run folder; made where it is missing.
-        tensorboard: Also write scalars under ``folder/tensorboard`` (needs the ``tensorboard`` extra).
+        trackers: Names of trackers that get the numbers too; see ``Trackers``.
+        settings: Of the run, for the trackers.
+
+    Attributes:
+        prefix: Before the names of phases in the trackers, which know no other order than by name.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, trackers: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._file: IO[str] | None = None
         if is_writer():
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
-        self._writer: Any = None
+        self.prefix = ""
         self._lock = threading.Lock()
-        if tensorboard and is_writer():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._trackers = Trackers(trackers if is_writer() else (), folder, settings or {})
 
     def write(self, event: str, **values: Any) -> None:
         """One line ``{"time", "event", ...values}``, whole from any thread; ``time`` is seconds since the epoch."""
@@ -59,18 +45,19 @@ class RunLog:
                 self._file.flush()
 
     def scalars(self, tag: str, values: dict[str, float], iteration: int) -> None:
-        """The values as a ``train`` line and, where it is on, as TensorBoard scalars under ``tag``."""
+        """The values as a ``train`` line, and for the trackers."""
         self.write("train", phase=tag, iteration=iteration, **values)
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{tag}/{name}", value, iteration)
+        self.track(tag, values, iteration)
+
+    def track(self, tag: str, values: Mapping[str, float], iteration: int) -> None:
+        """The values for the trackers alone."""
+        self._trackers.scalars(f"{self.prefix} {tag}".strip(), values, iteration)
 
     def close(self) -> None:
         """Flush and close; writing afterwards is an error."""
         if self._file is not None:
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        self._trackers.close()
 
     def __enter__(self) -> RunLog:
         return self

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 
 import incdet
 from incdet.app.cli import VERBS, build_parser, run_tool
@@ -188,10 +189,11 @@ def test_tools_are_the_verbs(calls: list[Any], tmp_path: Path) -> None:
         (TrainingError("the loss is nan"), 1, "the loss is nan"),
         (OutputError(Finding("a.json", "output", "cannot be written", "free some space")), 1, "free some space"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "use a smaller batch"),
         (KeyboardInterrupt(), 130, "--resume"),
         (Terminated(), 143, "--resume"),
     ],
-    ids=["refused", "stopped", "full", "full log", "interrupted", "terminated"],
+    ids=["refused", "stopped", "full", "full log", "full GPU", "interrupted", "terminated"],
 )
 def test_an_expected_end_has_its_code_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any], error: BaseException, code: int, said: str

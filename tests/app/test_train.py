@@ -257,6 +257,13 @@ def test_the_same_seed_gives_the_same_results_and_weights(finished: Finished, se
 
 
 @pytest.mark.usefixtures("without_report")
+def test_the_number_of_loader_processes_changes_no_bit(finished: Finished, settings: Settings) -> None:
+    root = train(settings(methods=["finetune"], engine={"workers": 2}), display=quiet()[0])
+    assert timeless(read(root / "results.json")) == timeless(read(finished.root / "finetune" / "results.json"))
+    assert_same_network(root / "step_3", finished.root / "finetune" / "step_3")
+
+
+@pytest.mark.usefixtures("without_report")
 def test_another_seed_gives_other_weights_on_the_same_images(finished: Finished, settings: Settings) -> None:
     root = train(settings(methods=["finetune"], seed=1), display=quiet()[0])
     assert read(root / "results.json")["seed"] == 1

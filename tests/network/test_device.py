@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from incdet.errors import InputError
-from incdet.network.device import device_named
+from incdet.network.device import deterministic, device_named
 
 
 @pytest.fixture
@@ -63,3 +65,14 @@ def test_other_names_are_refused_with_the_near_ones(name: str, said: str) -> Non
     with pytest.raises(InputError) as caught:
         device_named(name)
     assert said in str(caught.value)
+
+
+def test_deterministic_kernels_are_taken_for_a_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(KeyError), deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.backends.cudnn.benchmark
+        raise KeyError
+    assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ

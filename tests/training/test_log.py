@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,22 +37,3 @@ def test_it_is_closed_after_an_error(tmp_path: Path) -> None:
         raise RuntimeError
     with pytest.raises(ValueError, match="closed"):
         log.write("step")
-
-
-def test_tensorboard_is_neither_imported_nor_written_unless_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with RunLog(tmp_path) as log:
-        log.scalars("train", {"loss": 1.0}, 1)
-    assert not (tmp_path / "tensorboard").exists()
-
-
-if find_spec("tensorboard") is not None:
-
-    def test_tensorboard_gets_the_scalars_where_it_is_installed(tmp_path: Path) -> None:
-        with RunLog(tmp_path, tensorboard=True) as log:
-            log.scalars("train", {"loss": 1.0}, 1)
-        events = list((tmp_path / "tensorboard").glob("events.*"))
-        assert len(events) == 1 and events[0].stat().st_size > 0
-        assert len(lines(tmp_path)) == 1
