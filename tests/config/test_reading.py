@@ -74,7 +74,7 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
     assert weights is None or weights.endswith(".safetensors") or weights.startswith("ResNet50_Weights.")
     config = load_config(path, ["model.weights=null"])  # a test downloads nothing
     steps = config.protocol.steps
-    classes = {"coco": 80, "voc": 20, "voc20": 20, "shapes": 6}[path.parent.name]
+    classes = {"coco": 80, "coco80": 80, "voc": 20, "voc20": 20, "shapes": 6}[path.parent.name]
     order = [f"class {number}" for number in range(classes)]
     if not isinstance(steps, str):
         order = [name for step in steps for name in step]

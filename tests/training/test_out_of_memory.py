@@ -1,4 +1,4 @@
-"""A step for which the memory does not suffice is done in smaller pieces: the loss and weights stay those of the whole."""
+"""A step for which the memory does not suffice is done in smaller pieces, with the loss and weights of the whole."""
 
 from __future__ import annotations
 
