@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,9 +95,8 @@ def edit_classes(
     result = with_columns(model, _vocabulary(model.vocab, classes), [one.columns[0] for one in classes])
     display = display or Display.on_stderr()
 
-    def pictures() -> Iterable[Tensor]:
-        return (read_photograph(file).planes for file in files) if files else noise(model.architecture)
-
+    drawn = [] if files else noise(model.architecture)
+    pictures = [partial(_planes, file) for file in files] + [partial(Tensor.clone, one) for one in drawn]
     divergence = {}
     with display:
         for column, one in enumerate(classes):
@@ -108,9 +108,13 @@ def edit_classes(
         kept = {names[one.columns[0]]: one.name for one in classes if len(one.columns) == 1}
         if model.calibration is not None:
             result.calibration = model.calibration.renamed(kept)
-        total = len(files) or DRAWN
-        proof = compare(model, result, kept, pictures(), lambda done: display.advance("proof", done, total))
+        seen = (picture() for picture in pictures)
+        proof = compare(model, result, kept, seen, lambda done: display.advance("proof", done, len(pictures)))
     return Edited(result, kept, proof, divergence)
+
+
+def _planes(file: Path) -> Tensor:
+    return read_photograph(file).planes
 
 
 def _told(display: Display, words: str) -> Callable[[int, int, float], None]:

@@ -8,7 +8,8 @@ Shape letters: A anchors over all levels, M merged classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from incdet.network.heads import flatten_levels
 from incdet.network.retinanet import IncrementalRetinaNet
 
 LEARNING_RATE = 0.003
+Answer = tuple[list[Tensor], Tensor]
+KEPT = 1 << 30
+"""Bytes of features that are kept from round to round; a photograph at 800 px has about 17 MB."""
 
 
 def fit_union(
@@ -25,7 +29,7 @@ def fit_union(
     column: int,
     source: IncrementalRetinaNet,
     merged: Sequence[int],
-    pictures: Callable[[], Iterable[Tensor]],
+    pictures: Sequence[Callable[[], Tensor]],
     *,
     rounds: int = 20,
     progress: Callable[[int, int, float], None] | None = None,
@@ -39,7 +43,7 @@ def fit_union(
         column: Of the merged class.
         source: The detector before, whose trunk and class tower are the same.
         merged: (M,) columns of ``source``.
-        pictures: Gives them anew in every round: (3, H, W), float32 in 0..1 or uint8.
+        pictures: Each gives one: (3, H, W), float32 in 0..1 or uint8. They are asked for once, as far as ``KEPT`` goes.
         rounds: How often each picture is looked at.
         progress: Called with (rounds done, rounds in all, divergence).
 
@@ -53,12 +57,13 @@ def fit_union(
     optimiser = torch.optim.Adam([weight, bias], lr=LEARNING_RATE)
     history = []
     source.eval()
+    answers = _Answers([partial(_wanted, source, one, merged) for one in pictures])
     for done in range(1, rounds + 1):
         # The rate falls to nothing, or single pictures would push the last filters about.
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - (done - 1) / rounds)
         sums, wanted = 0.0, 0.0
-        for picture in pictures():
-            features, target = _wanted(source, picture, merged)
+        for number in range(len(pictures)):
+            features, target = answers[number]
             with torch.enable_grad():
                 logits = flatten_levels([F.conv2d(one, weight, bias, padding=1) for one in features], 1)[..., 0]
                 loss = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
@@ -77,10 +82,26 @@ def fit_union(
     return history
 
 
+class _Answers:
+    """What is made anew at every look, or kept where there is room."""
+
+    def __init__(self, makers: Sequence[Callable[[], Answer]]) -> None:
+        self._makers, self._kept, self._bytes = makers, dict[int, Answer](), 0
+
+    def __getitem__(self, number: int) -> Answer:
+        found = self._kept.get(number)
+        if found is None:
+            found = self._makers[number]()
+            size = sum(value.nbytes for value in (*found[0], found[1]))
+            if self._bytes + size <= KEPT:
+                self._kept[number], self._bytes = found, self._bytes + size
+        return found
+
+
 @torch.no_grad()
-def _wanted(source: IncrementalRetinaNet, picture: Tensor, merged: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+def _wanted(source: IncrementalRetinaNet, picture: Callable[[], Tensor], merged: Sequence[int]) -> Answer:
     """The class tower's maps of a picture, and the highest score (1, A) of the ``merged`` columns."""
-    dense = source.dense(source.prepare([picture]))
+    dense = source.dense(source.prepare([picture()]))
     maps = [source.class_head.tower(feature) for feature in dense.features]
     return maps, dense.logits[..., list(merged)].amax(dim=-1).sigmoid()
 
