@@ -110,14 +110,21 @@ def points(change: float | None) -> str:
 
 
 def per_class(results: Sequence[Results], looks: Mapping[str, Look]) -> tuple[Markup, float]:
-    """The final AP50 of every class, a marker a method; a ring shows where a class of the first step stood after it."""
+    """The final AP50 of every class, a marker a method; a ring shows where a class of the first step stood after it.
+
+    A step of which the test set shows no class is left out.
+    """
     steps = results[0].classes
     final = [result for result in results if result.last is not None]
     first = min((step for result in results for step in result.steps if result.method != JOINT), default=0)
     before = next((result.steps[first] for result in results if first in result.steps), None)
-    area = Area(124, 30, WIDTH - 10, 30 + ROW * sum(len(names) + 1 for names in steps), (0, 100), (0, 1))
+    measured = {
+        name for result in results for item in result.steps.values() for name, one in item.scores.items() if one
+    }
+    shown = [(step, names) for step, names in enumerate(steps, start=1) if measured & {*names}]
+    area = Area(124, 30, WIDTH - 10, 30 + ROW * sum(len(names) + 1 for _, names in shown), (0, 100), (0, 1))
     parts, y = [area.columns((0, 25, 50, 75, 100))], area.top
-    for step, names in enumerate(steps, start=1):
+    for step, names in shown:
         parts.append(label(0, y + 14, f"step {step}", "strong"))
         for place, name in enumerate(names, start=1):
             middle = y + ROW * place + ROW / 2

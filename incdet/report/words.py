@@ -39,6 +39,8 @@ def _method(result: Results, joint: Results | None) -> str:
             f"the old classes keep {100 * result.kept:.0f} % of the AP50 they had when they were first measured "
             f"({percent(figures['old_AP50'])} of {start})"
         )
+    elif old and _mean(result, old) is None:
+        parts.append("what the old classes lost was not measured, for no test image shows one of them")
     if figures["new_AP50"] is not None and len(result.steps) > 1:
         parts.append(f"the new ones reach {percent(figures['new_AP50'])}")
     whole = f"all together {percent(figures['AP50'])}"

@@ -53,6 +53,15 @@ def test_every_class_has_a_row_and_every_method_a_marker() -> None:
     assert drawn.count('class="dot') == 6
 
 
+def test_steps_that_the_test_set_does_not_show_are_left_out() -> None:
+    last = run("incdet", 0.6, 0.5, 0.4)
+    for step, item in last.steps.items():
+        last.add_step(step, {name: score if name == "boat" else None for name, score in item.scores.items()})
+    drawn, height = per_class([last], looks(["incdet"]))
+    assert ">step 3</text>" in drawn and ">boat</text>" in drawn and ">step 1</text>" not in drawn
+    assert height < per_class([run("incdet", 0.6, 0.5, 0.4)], looks(["incdet"]))[1]
+
+
 def test_points_have_a_sign() -> None:
     assert [points(value) for value in (0.051, -0.051, -0.0001, None)] == ["+5.1", "\u22125.1", "+0.0", "-"]
 

@@ -23,6 +23,14 @@ def test_a_run_that_was_not_measured_says_so() -> None:
     assert summary([blind])[0].startswith("Nothing was measured")
 
 
+def test_old_classes_that_were_not_measured_are_not_passed_over() -> None:
+    last = run("incdet", 0.6, 0.5, 0.4)
+    for step, item in last.steps.items():
+        last.add_step(step, {name: score if name == "boat" else None for name, score in item.scores.items()})
+    said = "incdet: what the old classes lost was not measured, for no test image shows one of them; the new ones reach"
+    assert summary([last])[0].startswith(said)
+
+
 def test_classes_are_named_where_chance_cannot_have_done_it() -> None:
     lost = {f"l{i}": Interval(-0.1 * i, -0.1 * i - 0.05, -0.01) for i in range(1, 6)}
     said = certain({**lost, "same": Interval(0.01, -0.1, 0.1), "up": Interval(0.2, 0.1, 0.3)})
