@@ -164,7 +164,7 @@ def test_the_python_example_runs_on_the_demo(demo: Path) -> None:
     cv2.imwrite(str(demo / "photo.png"), np.full((70, 90, 3), 99, np.uint8))
     example, conversion = blocks(TEXT, "python")
     outdated = "error::DeprecationWarning:torchvision.io.image"
-    run(demo, [sys.executable, "-W", outdated, "-c", example + "\nassert len(names) == len(found['scores'])"])
+    run(demo, [sys.executable, "-W", outdated, "-c", example + "\nassert len(found) == len(found.scores)"])
     small = conversion.replace("weights=weights", "weights=None, weights_backbone=None, num_classes=91")  # no download
     assert small != conversion
     run(demo, [sys.executable, "-c", small + "\nassert len(detector.vocab) == 82"])
