@@ -139,6 +139,9 @@ def _measured_on(
         if 2 * len(leaks) < len(test) and any(record.names for record in test):
             return own, test, given.split.describe()
         # A data.yaml names its training images again where nobody made a split.
+        if 2 * len(leaks) >= len(test):
+            problem, fix = "holds the pictures that are learned from, and is not measured on", "give --test-data"
+            warnings.append(Finding(str(extension.annotations), "test split", problem, fix, "warning"))
     rest, held = hold_out(own, names, extension.validation, seed=seed)
     if not held:
         return own, [], ""

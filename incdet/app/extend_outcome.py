@@ -81,7 +81,7 @@ class Outcome:
         if self.changes:
             lines += [f"measured on {self.measured}", "", *self._table(), "", *self._summary()]
             shown = ", ".join(f"{name} {one.score:.2f}" for name, one in self.thresholds.items())
-            lines.append(f"thresholds to deploy: {shown}")
+            lines.append(f"thresholds to deploy (`incdet predict --threshold auto` takes them): {shown}")
         else:
             lines.append("nothing was measured: give --test-data, or run `incdet evaluate` on the new checkpoint")
         if not any(change.kind != "new" for change in self.changes):
@@ -151,7 +151,7 @@ def outcome(
         checkpoint=str(RunFolder.step(root, step)),
         report=str(Path(root) / "report.html"),
         changes=known,
-        thresholds=choose_thresholds(after) if seen else {},
+        thresholds=choose_thresholds(seen) if seen else {},
         measured=measured,
         seconds=results.steps[step].seconds["train"] if results.steps[step].seconds else None,
         proof=proof,

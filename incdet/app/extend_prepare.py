@@ -102,7 +102,7 @@ def _plan(
         measured=lessons.measured,
         measured_images=len(lessons.source.test),
         exemplars=exemplars,
-        keep=extension.keep or ("balanced" if method.name == "incdet" else None),
+        keep=extension.keep or ("balanced" if config.methods == ("incdet",) and not config.without else None),
         method=method.title,
         source=method.source,
         steps=steps,

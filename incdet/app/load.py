@@ -176,4 +176,8 @@ def detector_of(given: Detector | str | Path, arch: Any = None, known_classes: A
     """Source, network and column names of a detector, loaded or only named."""
     if isinstance(given, Detector):
         return given.source, given.arch, given.known_classes
+    if not isinstance(given, str | Path):
+        fix = "save it first, incdet.save(folder, model), and give the folder"
+        problem = f"is a {type(given).__name__}, no file and no folder that a stopped run could go on from"
+        raise InputError(Finding("extend", "detector", problem, fix))
     return locate(given), arch, known_classes

@@ -11,7 +11,7 @@ import cv2
 import pytest
 import torch
 from finished_run import Finished, quiet
-from helpers import assert_equal_states, state_of
+from helpers import assert_equal_states, network, state_of
 
 import incdet
 from incdet.app.extend import extend
@@ -112,7 +112,7 @@ def test_old_and_new_classes_are_measured_on_test_data(
     assert first["AP50"] == before["AP50"] and second["old"]["AP50"] is not None
     assert second["new"]["AP50"] is None  # the test data has no dog
     told = capsys.readouterr().out
-    assert "old classes: AP50" in told and "thresholds to deploy: circle" in told
+    assert "old classes: AP50" in told and "takes them): circle 0." in told
     assert all(f"{name:<8}  old " in told for name in SHAPES) and "dog  " not in told.split("class     ")[1]
     assert checkpoint.load(root / "step_4").vocab.names == (*SHAPES, "dog")
 
@@ -257,8 +257,14 @@ def test_a_loaded_detector_can_be_extended_and_is_left_as_it_was(
     settings = (*ROOM, "train.increment.iterations=1")
     after = incdet.extend(before, own.annotations, own.images, output=tmp_path / "own", overrides=settings)
     assert after.names == (*before.names, "cat", "dog") and after.source == str(tmp_path / "own" / "step_4")
-    assert not after.model.training
+    assert not after.model.training and after.outcome is not None and after.outcome.checkpoint == after.source
     assert_equal_states(state, state_of(before.model))
+    assert after.predict(own.images / "001.png").save(tmp_path / "found.png").is_file()
+
+
+def test_what_is_no_detector_is_refused_in_words(make_coco: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=r"IncrementalRetinaNet.*no file and no folder.*incdet\.save"):
+        incdet.extend(network(("a",)), make_coco().annotations)  # type: ignore[arg-type]
 
 
 # --- stopped and gone on with
