@@ -82,7 +82,7 @@ def learn(
         with RunLog(place) as log:
             engine = Engine(config.engine, log)
             shop = Workshop(engine, config, Lengths(config.train, [9, 9]), place)
-            student, method = grown(config, before, view), get_method(name)
+            student, method = grown(config, before, view), get_method(name).speaking()
             teachers = {"old": Teacher(before)} if method.teachers else {}
             method = fitted(shop, method, Teaching(teachers, method.terms), view, memory)
             records, plan = build_training_set(view, memory, method), config.train.increment

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "reproduce", metavar="DIR", help="of the runs")
     parser.add_argument("--results", type=Path, metavar="FILE", help="the table's JSON [docs/results/SUITE.json]")
     parser.add_argument("--limit-minutes", type=float, metavar="N", help="stop after that time; call again to go on")
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="two iterations of everything on 60 small images, to see that it runs here; the table goes to OUTPUT",
+    )
     parser.add_argument("--again", action="store_true", help="measure finished runs anew from their folders")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings of every run")
 
@@ -50,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the suite; 0 if its table is complete, 3 if something is missing."""
     from incdet.app.facts import command
     from incdet.app.reproduce import Suite, reproduce
+    from incdet.app.suites import REHEARSAL
 
     # `--methods a b seed=1`: settings may stand anywhere, where argparse takes them for names.
     words = {name: [w for w in getattr(arguments, name) if not SETTING.fullmatch(w)] for name in ("methods", "seeds")}
@@ -59,12 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error(f"--seeds: {bad[0]!r} is no seed; give whole numbers such as 0 1 2")
     if arguments.device:
         settings.append(f"engine.device={arguments.device}")
-    results = arguments.results or ROOT / "docs" / "results" / f"{arguments.suite}.json"
+    output, home = arguments.output.absolute(), ROOT / "docs" / "results"
+    if arguments.rehearse:
+        settings, output = [*REHEARSAL, *settings], output / "rehearsal" / arguments.suite
+        home = output
+    results = arguments.results or home / f"{arguments.suite}.json"
     suite = Suite(
         arguments.suite,
         words["methods"],
         [int(word) for word in words["seeds"]],
-        arguments.output.absolute(),
+        output,
         results,
         ROOT / "configs",
         settings,

@@ -35,6 +35,27 @@ SUITES: dict[str, tuple[Entry, ...]] = {
     "coco80": (Entry("40+40", "coco80/40+40.yaml"),),
 }
 
+REHEARSAL = (
+    "data.limit.train=60",
+    "data.limit.test=20",
+    "model.min_size=64",
+    "model.max_size=64",
+    "model.channels=16",
+    "model.tower_depth=1",
+    "train.base.iterations=2",
+    "train.base.batch_size=4",
+    "train.increment.iterations=2",
+    "train.increment.batch_size=4",
+    "train.finetune.iterations=1",
+    "train.finetune.batch_size=4",
+    "train.joint.iterations=2",
+    "train.joint.batch_size=4",
+    "memory.per_class=1",
+    "engine.workers=0",
+    "engine.precision=auto",
+)
+"""Settings with which every run of a suite goes from end to end in seconds, and finds nothing."""
+
 
 def suite_named(name: str) -> tuple[Entry, ...]:
     """The protocols of a suite.

@@ -136,6 +136,8 @@ def replay(path: Path, dtype: torch.dtype | None = None) -> dict[str, float]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in values["trainable"])
     name, without = values["method"] or ("masked", [])
+    if name == "base":  # step 1 is no method by name: what its images cover, as masked trains it
+        name = "masked"
     method = get_method(name, without, {name: values["settings"]} if values["settings"] else None)
     batch = ImageBatch(**values["batch"])
     step = TrainStep(

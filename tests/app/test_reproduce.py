@@ -132,13 +132,29 @@ def test_the_configurations_of_all_suites_are_there(repository: Path) -> None:
         assert len({(row.place, row.word) for row in rows}) == len(rows) and len(rows) >= 2 * 16
 
 
-def test_the_tool_takes_settings_anywhere(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def tool(repository: Path) -> Any:
     spec = importlib.util.spec_from_file_location("reproduce_tool", repository / "tools" / "reproduce.py")
     assert spec is not None and spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tool_takes_settings_anywhere(tool: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--suite", "shapes", "--methods", "incdet", "nosuch", "data.draw_seed=1"]
     assert run_tool(tool.VERB, words) == 2
     assert "nosuch" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run_tool(tool.VERB, ["--suite", "shapes", "--seeds", "one"])
+
+
+def test_a_rehearsal_goes_from_end_to_end_and_leaves_the_results_alone(
+    tool: Any, tmp_path: Path, repository: Path, without_report: None
+) -> None:
+    before = sorted((repository / "docs" / "results").iterdir())
+    words = ["--suite", "shapes", "--rehearse", "--methods", "pair", "--seeds", "0", "--output", str(tmp_path)]
+    assert run_tool(tool.VERB, [*words, "data.train_images=20", "data.test_images=5"]) == 0
+    page = (tmp_path / "rehearsal" / "shapes" / "shapes.md").read_text("utf-8")
+    assert "| pair | 1 |" in page and "## 2x3" in page
+    assert sorted((repository / "docs" / "results").iterdir()) == before

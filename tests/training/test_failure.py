@@ -183,7 +183,7 @@ def failed(make_engine: Callable[..., Engine], folder: Path, name: str, accumula
     """The losses of a step of a method with a spoilt box branch; its file lies in ``folder``."""
     student = sure_network()
     plain, *without = name.split("-")
-    method = with_thresholds(get_method(plain, without))
+    method = with_thresholds(get_method(plain, without).speaking())
     teachers = {"old": Teacher(student)} if method.teachers else {}
     student.grow(("c",))
     with torch.no_grad():
@@ -214,6 +214,13 @@ def test_a_saved_step_gives_the_same_losses_again(
     again = replay(tmp_path / "nonfinite.pt")
     assert list(again) == list(losses) and not math.isfinite(losses["box"]) and math.isfinite(losses["focal"])
     assert again == pytest.approx(losses, nan_ok=True, rel=1e-6)
+
+
+def test_a_failed_step_of_step_1_is_done_again_too(make_engine: Callable[..., Engine], tmp_path: Path) -> None:
+    losses = failed(make_engine, tmp_path, "masked", 1)
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    torch.save({**saved, "method": ["base", []]}, tmp_path / "base.pt")  # as a run calls what trains step 1
+    assert replay(tmp_path / "base.pt") == pytest.approx(losses, nan_ok=True, rel=1e-6)
 
 
 def test_numbers_of_the_method_are_saved_with_the_step(make_engine: Callable[..., Engine], tmp_path: Path) -> None:
