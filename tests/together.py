@@ -123,6 +123,9 @@ def learn_half_empty(logs: Path, accumulation: int = 1) -> dict[str, Tensor]:
     model.freeze_norm()
     with RunLog(logs) as log:
         engine = Engine(Settings(device="cpu", workers=0, accumulation=accumulation), log)
+        engine.say("all of us")
+        if engine.processes.rank == 1:
+            engine.say("I alone")
         batches = half_empty(engine.processes.rank, engine.processes.world)
         engine.fit(model, Plain(model), batches, schedule(batch_size=4), 5, phase="x")
     return model.state_dict()

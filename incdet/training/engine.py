@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from incdet.errors import Finding, InputError
 from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.device import device_named
-from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import Criterion
 from incdet.training.failure import Attempt, NonFiniteCheck, save_failure
 from incdet.training.interrupt import Interrupt
@@ -154,18 +154,14 @@ class Engine:
                 random, batch = torch.get_rng_state(), None
                 own: BaseException | None = interrupt.came
                 if done < iterations and own is None:
-                    try:
-                        batch = model.prepare(*next(stream), canvas=canvas)
-                    except InputError as error:
-                        # An image cannot be read: the weights are sound, and nothing of this iteration has happened.
-                        own = error
+                    batch, own = _next_batch(model, stream, canvas)
                 asked = [own is not None, batch is not None and step.may_overflow(batch)]
                 stops, careful = self.processes.highest(asked)
                 if stops and stored != done:
                     # A state is stored only when all its losses are known to have been finite.
                     for values in check.read(everything=True):
                         meter.add(values, schedule.batch_size)
-                    progress.store(done, random)
+                    self._store(progress, done, random)
                 if (stop := self.processes.stop_of(own, stops)) is not None:
                     raise stop
                 if batch is None:
@@ -180,7 +176,7 @@ class Engine:
                 with interrupt.listening():
                     self._report(meter, rate, phase, done, iterations)
                 if stores:
-                    progress.store(done, torch.get_rng_state())
+                    self._store(progress, done, torch.get_rng_state())
                     stored = done
         self.accumulation = step.accumulation
         self._gather_messages()
@@ -193,6 +189,10 @@ class Engine:
             problem, fix = "is not seen by all processes alike", "put the run folder on a disk that all machines share"
             raise InputError(Finding(str(progress.path), "state of a phase", problem, fix))
         return done
+
+    def _store(self, progress: PhaseState, done: int, random: torch.Tensor) -> None:
+        """Rank 0 writes for all, who hear it if the disk refuses; their random states are the same."""
+        self.processes.once(lambda: progress.store(done, random))
 
     def _gather_messages(self) -> None:
         """Puts into the log what a process said that rank 0 did not."""
@@ -244,6 +244,16 @@ class Engine:
             self.progress(phase, done, total, meter.mean("loss"))
         if done % self.settings.log_every == 0 or done == total:
             self.log.scalars(phase, {**meter.take(), "lr": rate}, done)
+
+
+def _next_batch(
+    model: IncrementalRetinaNet, stream: Iterator[Batch], canvas: tuple[int, int] | None
+) -> tuple[ImageBatch | None, InputError | None]:
+    """The batch, or why an image of it cannot be read: the weights are sound, and nothing of the step has happened."""
+    try:
+        return model.prepare(*next(stream), canvas=canvas), None
+    except InputError as error:
+        return None, error
 
 
 def chosen_precision(settings: EngineConfig) -> str:

@@ -78,10 +78,26 @@ def test_train_passes_the_checked_configuration(
 ) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("methods: [finetune]", encoding="utf-8")
-    words = ["train", "seed=3", "--config", file, "--method", "lwf,eeil", "--without", "replay", "output=x", "--resume"]
+    words = [
+        "train",
+        "seed=3",
+        "--config",
+        file,
+        "--method",
+        "incdet,eeil",
+        "--without",
+        "replay",
+        "output=x",
+        "--resume",
+    ]
     assert incdet_command(*words).code == 0
     (config,), named = calls[0]
-    assert (config.seed, config.methods, config.without, named) == (3, ("lwf", "eeil"), ("replay",), {"resume": True})
+    assert (config.seed, config.methods, config.without, named) == (
+        3,
+        ("incdet", "eeil"),
+        ("replay",),
+        {"resume": True},
+    )
     assert config.output == Path("x").resolve()
 
 

@@ -177,6 +177,11 @@ def test_a_process_that_lacks_memory_makes_all_cut_their_batch(several: Several)
 def test_a_process_whose_images_hold_no_box_learns_with_the_other(several: Several, tmp_path: Path) -> None:
     for name, value in together.learn_half_empty(tmp_path, accumulation=2).items():
         torch.testing.assert_close(several.written["half_empty"][name], value, rtol=1e-5, atol=1e-5, msg=name)
+    lines = [
+        json.loads(line) for line in (several.folder / "processes" / "half" / "log.jsonl").read_text().splitlines()
+    ]
+    said = [(line["text"], line.get("process")) for line in lines if line["event"] == "message"]
+    assert said == [("all of us", None), ("I alone", 1)], "what one process alone has to say is logged too"
 
 
 # --- whole runs

@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Trains and says where the run is."""
     from incdet.app.run_folder import is_frozen
-    from incdet.app.unused import refuse_unused
+    from incdet.app.unused import idle_keys, refuse_unused
     from incdet.config import load_config
+    from incdet.methods.registry import get_method, known_methods
 
     chosen = {"methods": arguments.method, "without": arguments.without}
     words = [override(key, value) for key, value in chosen.items() if value is not None]
@@ -31,7 +32,9 @@ def train(arguments: argparse.Namespace) -> int:
     if is_frozen(arguments.config):  # the folder may have been copied here from elsewhere
         words = [f"output={json.dumps(str(arguments.config.resolve().parent))}", *words]
     config = load_config(arguments.config, words)
-    refuse_unused(arguments.overrides, config.data.of_other_formats(config.data.format), "this run")
+    methods = [get_method(name, config.without, config.method) for name in config.methods]
+    idle = config.data.of_other_formats(config.data.format) | idle_keys(methods, list(known_methods()))
+    refuse_unused(arguments.overrides, idle, "this run")
     if config.extend is not None:
         from incdet.app.extend import run_extension as run
     else:
