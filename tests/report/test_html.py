@@ -240,7 +240,9 @@ def test_two_runs_stand_side_by_side_in_one_page(two: list[Path], tmp_path: Path
 
 def test_runs_of_several_seeds_say_so(two: list[Path], tmp_path: Path) -> None:
     path = two[1] / "incdet" / "results.json"
-    path.write_text(path.read_text("utf-8").replace('"seed": 7', '"seed": 8'), "utf-8")
+    other = Results.load(path)
+    other.seed = 8
+    other.save(path)
     assert "seeds 7, 8" in write_comparison(two, tmp_path / "compared.html").read_text("utf-8")
     assert "seed 7<" in write_report(two[0]).read_text("utf-8")
 
