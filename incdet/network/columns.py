@@ -21,8 +21,9 @@ from incdet.vocab import Vocabulary
 def with_columns(model: IncrementalRetinaNet, vocab: Vocabulary, columns: Sequence[int]) -> IncrementalRetinaNet:
     """A copy of ``model`` whose class i is the one that ``model`` has in column ``columns[i]``.
 
-    The logits of a class are those that it had, bit for bit on a CPU: trunk, towers and box head are copies, and its
-    filters move as they are. Whether predictors learn is as in the model's first.
+    The logits of a class are those that it had: trunk, towers and box head are copies, and its filters move as they
+    are. Convolutions may round by where a channel stands (3e-6 was measured on a CPU). Whether predictors learn is as
+    in the model's first.
 
     Args:
         model: It stays as it is.

@@ -68,7 +68,7 @@ class BoxHead(RetinaNetRegressionHead):  # type: ignore[misc]
 
 
 class ClassHead(nn.Module):
-    """Logits of all seen classes; ``grow`` leaves those of earlier classes bit-identical.
+    """Logits of all seen classes; ``grow`` moves no number of earlier ones.
 
     Args:
         tower: Shared convolutions, C -> C channels.
@@ -134,8 +134,9 @@ class ClassHead(nn.Module):
         """List of (B, C, H, W), finest first -> (B, A, K) in torchvision's order: level, row, column, anchor.
 
         The increments run as one convolution, whose filters are joined once for all levels: forty small ones would
-        take several times as long. On a CPU the logits of a class do not depend on how many others stand beside it,
-        to the last bit; a GPU may choose another algorithm for another number of channels and round otherwise.
+        take several times as long. The logits of a class do not depend on how many others stand beside it but for
+        rounding: a convolution may add up otherwise for another number of channels, or where a channel stands elsewhere
+        among them. On a CPU 3e-6 was measured with 256 channels, and none with few.
         """
         weight, bias = self.joined()
         maps = [F.conv2d(self.tower(feature), weight, bias, padding=1) for feature in features]

@@ -53,7 +53,7 @@ def new_classes(first: IncrementalRetinaNet, second: IncrementalRetinaNet) -> li
 def joined(first: IncrementalRetinaNet, second: IncrementalRetinaNet) -> IncrementalRetinaNet:
     """A copy of ``first`` with the new predictors of ``second``, for detectors that ``share_heads``.
 
-    The logits of all classes are what they were in the detector they come from, bit for bit on a CPU.
+    The filters of all classes are those of the detector they come from, bit for bit, and so are the features.
     """
     part = only_new(first, second)
     result = copy.deepcopy(first)

@@ -369,7 +369,7 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
         return [{**image, "boxes": scaled} for image, scaled in zip(found, boxes, strict=True)]
 
     def grow(self, names: Sequence[str], init: str = "prior", source_ids: Mapping[str, int] | None = None) -> None:
-        """Adds an increment; the logits of earlier classes stay bit-identical and no earlier parameter moves.
+        """Adds an increment; no earlier parameter moves, and earlier logits stay but for rounding.
 
         Args:
             names: The new classes.

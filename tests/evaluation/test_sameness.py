@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import pytest
 import torch
 from helpers import loud, pictures
 
 from incdet.evaluation.sameness import compare
 from incdet.network.columns import with_columns
+from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
 SAME = {"a": "a", "c": "sea"}
@@ -33,6 +36,26 @@ def test_the_smallest_change_of_a_class_is_seen_in_that_class_alone() -> None:
     assert (
         result.describe().startswith("NOT identical (other classes) on 2 pictures") and "sea in 2" in result.describe()
     )
+
+
+def test_rounding_is_told_apart_from_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loud(("a", "b"))
+    same, changed = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        changed.class_head.class_biases()[0][:, 0] += 2e-6
+    forward = IncrementalRetinaNet.dense
+
+    def rounding(self: IncrementalRetinaNet, batch: Any) -> Any:
+        dense = forward(self, batch)
+        return dense if self.vocab.names == ("a", "b") else dense._replace(logits=dense.logits * (1 + 1e-6))
+
+    monkeypatch.setattr(IncrementalRetinaNet, "dense", rounding)
+    names = {"a": "x"}
+    for other, differs in ((same, {}), (changed, {"x": 1})):
+        other.vocab = Vocabulary((("x", "b"),))
+        result = compare(model, other, names, pictures(1))
+        assert result.differing == differs and 0 < result.largest < 1e-4
+        assert ("have the same weights, bit for bit" in result.describe()) is not bool(differs)
 
 
 def test_a_moved_box_head_is_seen_by_the_detections() -> None:
