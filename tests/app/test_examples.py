@@ -28,6 +28,7 @@ RUN = (
     "verify",
     "methods",
     "keys",
+    "merge",
     "push",
     "pull",
     "doctor",
@@ -40,7 +41,6 @@ ELSEWHERE = {
     "extend": "test_readme.py adds classes to it",
     "import": "test_import_detector.py, with a smaller network",
     "replay": "test_failure.py has the batch that it wants",
-    "merge": "test_merge.py: it trains",
 }
 
 

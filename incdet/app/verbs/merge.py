@@ -66,7 +66,7 @@ def merge(arguments: argparse.Namespace) -> int:
 
 VERB = Verb(
     "make one detector of two, with the classes of both; without labels",
-    "incdet merge runs/demo/incdet/step_1 runs/demo/incdet/step_2 --images photos/ --output runs/merged",
+    "incdet merge runs/demo/base/step_1 runs/demo/incdet/step_2 --how beside --images photos/ --output runs/merged",
     add_arguments,
     merge,
 )
