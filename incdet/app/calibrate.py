@@ -84,7 +84,9 @@ def calibrate(
         fix = suggest(detector.names[0], data.names)
         problem = f"show no object of {', '.join(detector.names[:10])}"
         raise InputError(Finding(str(annotations), "annotations", problem, fix))
-    fresh = measure_scores(matches, data.origin, precision=precision, before=model.calibration)
+    # A checkpoint is handed on: where things lie on this machine is nobody's business.
+    told = f"{annotations.name}, split {split}" if split else annotations.name
+    fresh = measure_scores(matches, told, precision=precision, before=model.calibration)
     assert fresh is not None, "some class is shown"
     model.calibration = fresh
     source = Path(detector.source)

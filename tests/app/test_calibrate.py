@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from finished_run import Finished
 
 import incdet
+from incdet.evaluation.detections import Detections
 from incdet.network import checkpoint
 
 
@@ -30,7 +32,7 @@ def test_a_calibrated_copy_is_written_and_used(
     assert done.code == 0, done.err
     made, before = (checkpoint.load(path) for path in (tmp_path / "new", finished.root / "incdet" / "step_3"))
     assert made.model.calibration is not None and made.history == before.history
-    assert "COCO JSON" in made.model.calibration.source
+    assert made.model.calibration.source == "test.json"  # a checkpoint is handed on, and names no folder
     assert [line.split()[0] for line in done.out.splitlines()[1 : 1 + 2]] == list(made.vocab.names[:2])
     picture = next((finished.data / "images").rglob("*.*"))
     prediction = incdet.load(tmp_path / "new").predict(picture, threshold="auto")
@@ -39,15 +41,29 @@ def test_a_calibrated_copy_is_written_and_used(
     assert again.code == 2 and "already holds a checkpoint" in again.err
 
 
+def seen(model: Any, records: Any, **_: Any) -> dict[int, Detections]:
+    """Every object at a score of 0.8, and in its place another class at 0.4."""
+    found = {}
+    for record in records:
+        right = np.array(model.vocab.columns(record.names), np.int64)
+        boxes, wrong = np.concatenate([record.boxes] * 2), (right + 1) % len(model.vocab)
+        scores = np.repeat(np.array([0.8, 0.4], np.float32), len(right))
+        found[record.image_id] = Detections(boxes, scores, np.concatenate([right, wrong]))
+    return found
+
+
 def test_a_wanted_precision_raises_the_thresholds(
-    finished: Finished, tmp_path: Path, incdet_command: Callable[..., Any]
+    finished: Finished, tmp_path: Path, incdet_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("incdet.app.calibrate.detect", seen)
     known = []
     for number, more in enumerate((["--precision", "0.01"], ["--precision", "1"])):
         assert incdet_command(*words(finished, tmp_path / str(number)), *more).code == 0
         known.append(checkpoint.load(tmp_path / str(number)).model.calibration)
     assert known[0] is not None and known[1] is not None
-    assert sum(known[0].thresholds.values()) < sum(known[1].thresholds.values())
+    assert all(score <= 0.4 for score in known[0].thresholds.values())
+    assert all(0.4 < score <= 0.8 for score in known[1].thresholds.values())
+    assert known[0].thresholds.keys() == known[1].thresholds.keys() != set()
 
 
 @pytest.mark.parametrize("more", [["--precision", "1.5"], ["--split", "nowhere"], ["--data", "gone.json"]])
