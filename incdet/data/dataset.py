@@ -20,6 +20,7 @@ from incdet.data.augment import BoxPipeline, Changes, apply_changes, changed_box
 from incdet.data.buffers import BufferPool
 from incdet.data.cache import ImageCache, Place
 from incdet.data.inspection import inspect_picture, quiet
+from incdet.data.outlive import outlive_signals
 from incdet.data.packing import Batch, PackedLoader, Target, pack
 from incdet.data.records import Boxes, Record
 from incdet.data.resize import Geometry, Image, Planes, resize, resize_boxes, to_planes
@@ -342,6 +343,7 @@ def start_worker(_: int) -> None:
     """What a loader process does first."""
     # One thread a worker: OpenCV's own pool would fight with the other workers for the cores.
     cv2.setNumThreads(0)
+    outlive_signals()
     info = get_worker_info()
     data = getattr(info.dataset, "dataset", info.dataset) if info is not None else None
     if info is not None and isinstance(data, DetectionDataset) and data.cache is not None:

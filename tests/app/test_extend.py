@@ -416,8 +416,15 @@ def test_keep_and_method_exclude_each_other(finished: Finished, make_coco: Calla
 
 @pytest.mark.parametrize("method", ["incdet", "eeil", "lwf"])
 def test_a_file_of_known_classes_refreshes_them(
-    finished: Finished, make_coco: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+    finished: Finished,
+    make_coco: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
 ) -> None:
+    if method != "incdet":  # one report is enough
+        monkeypatch.setattr("incdet.app.steps.write_report", lambda folder: None)
     own = make_coco(names=("circle", "ring"), images=12)
     before = finished.root / "incdet" / "step_3"
     root = teach(finished, own.annotations, own.images, tmp_path / "own", method=method, validation=0.2)
@@ -431,7 +438,11 @@ def test_a_file_of_known_classes_refreshes_them(
     assert value["protocol"]["steps"][-1] == [] and [one["step"] for one in value["steps"]] == [3, 4]
     assert value["steps"][1]["old"]["AP50"] is not None and value["steps"][1]["new"]["AP50"] is None
     assert "interim" not in value["steps"][1]["iterations"]
-    assert "refreshed" in told.split("AP50 before")[1] and (root / "report.html").is_file()
+    assert "refreshed" in told.split("AP50 before")[1]
+    if method != "incdet":
+        return
+    assert (root / "report.html").is_file()
+    monkeypatch.setattr("incdet.app.steps.write_report", lambda folder: None)
     more = make_coco(folder="next")
     again = teach(finished, more.annotations, more.images, tmp_path / "next", method=method, path=root)
     assert checkpoint.load(again / "step_4").vocab.steps == (*first.vocab.steps, ("cat", "dog"))
