@@ -21,7 +21,7 @@ from incdet.app.suite_runs import MethodRun, deciding, runs_below, same, trained
 from incdet.app.suites import Entry, suite_named
 from incdet.app.train import train
 from incdet.config import Config, load_config
-from incdet.errors import InputError, Terminated
+from incdet.errors import Finding, InputError, Terminated, suggest
 from incdet.evaluation.results import Results, percent
 from incdet.files import is_writer
 from incdet.methods.registry import OWN, get_method
@@ -86,6 +86,13 @@ class Suite(NamedTuple):
             InputError: A suite, method, part or setting is unknown, or a configuration cannot be read.
         """
         words = self.methods or [*ORDER, *(name for name in OWN if name not in ORDER)]
+        of_methods = [word for word in self.settings if word.startswith("method.")]
+        names = [word.split("-")[0] for word in words]
+        for setting in of_methods:
+            if setting.split(".")[1] not in names:
+                raise InputError(
+                    Finding("command line", setting, "is of no method of this suite", suggest(setting, names))
+                )
         rows = []
         for seed in self.seeds:
             for entry in suite_named(self.name):
@@ -93,8 +100,10 @@ class Suite(NamedTuple):
                 for word in words:
                     name, *parts = word.split("-")
                     own = [f"methods={json.dumps([name])}", f"without={json.dumps(parts)}", f"seed={seed}"]
+                    own += [setting for setting in of_methods if setting.split(".")[1] == name]
                     own.append(f"output={json.dumps(str(place / word))}")
-                    config = load_config(self.configs / entry.config, [*entry.settings, *self.settings, *own])
+                    common = [setting for setting in self.settings if setting not in of_methods]
+                    config = load_config(self.configs / entry.config, [*entry.settings, *common, *own])
                     rows.append(Wanted(entry, seed, word, config, place))
                     rows[-1].method_title  # noqa: B018  an unknown method is refused before anything is trained
         return rows

@@ -120,10 +120,17 @@ def test_unknown_words_are_refused_before_anything_is_trained(suite: Suite, no_t
         ({"methods": ["incdett"]}, "incdet"),
         ({"methods": ["incdet-kd_boxx"]}, "kd_box"),
         ({"settings": ["train.basee=1"]}, "basee"),
+        ({"settings": ["method.eeil.replay.share=0.5"]}, "no method of this suite"),
     ):
         with pytest.raises(InputError, match=words):
             go(suite._replace(**changed))
     assert not suite.results.exists()
+
+
+def test_the_numbers_of_a_method_go_to_its_own_run(suite: Suite) -> None:
+    rows = suite._replace(settings=["method.incdet.replay.share=0.5"]).wanted()
+    assert [row.method_title for row in rows] == ["finetune", "incdet (replay.share=0.5)"]
+    assert list(rows[0].config.method) == []
 
 
 def test_the_configurations_of_all_suites_are_there(repository: Path) -> None:
