@@ -3,6 +3,7 @@
     python tools/chaos.py kills --count 200        SIGKILL at random moments, resumed ones among them
     python tools/chaos.py operations               SIGKILL before each operation on a file
     python tools/chaos.py both --count 2 --stride 200
+    python tools/chaos.py disk --count 15          disks too small, one read-only; needs the right to mount
 
 A tiny but whole run (``train``: three steps with interim teacher, fine-tune, memory and report; with ``--extend`` one
 class more for a checkpoint) is done in real processes. Compared are the names of all files that are left, and the
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 def main(words: Sequence[str] | None = None) -> int:
     """Do what ``words`` say; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "operations", "both"))
-    parser.add_argument("--count", type=int, default=20, metavar="N", help="kills at random [20]")
+    parser.add_argument("what", choices=("kills", "operations", "both", "disk"))
+    parser.add_argument("--count", type=int, default=20, metavar="N", help="kills at random, or sizes of disks [20]")
     parser.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth operation [1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     parser.add_argument("--extend", action="store_true", help="extend a checkpoint in place of training")
@@ -37,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, metavar="DIR", help="where to work [a temporary folder, removed]")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args(words)
-    if options.fresh and options.what != "kills":
+    if options.fresh and options.what in ("operations", "both"):
         parser.error("operations are counted in forks: leave --fresh out")
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -46,13 +47,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _trials(options: argparse.Namespace, root: Path) -> Iterator[Told]:
+    from trust.disk import too_small
     from trust.kills import at_random, before_every_operation
     from trust.scene import Scene
 
     scene = (Scene.extend if options.extend else Scene.train)(root, options.overrides, fresh=options.fresh)
-    if options.what != "operations":
+    if options.what == "disk":
+        yield from too_small(scene, options.count)
+    if options.what in ("kills", "both"):
         yield from at_random(scene, options.count, options.seed)
-    if options.what != "kills":
+    if options.what in ("operations", "both"):
         yield from before_every_operation(scene, options.stride)
 
 

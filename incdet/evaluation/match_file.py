@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from incdet.evaluation.metrics import Matches
 from incdet.files import write_bytes
 
 FILE = "matches.npz"
+_FAULTS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, RuntimeError),  # RuntimeError: kinds of compression and of locks that are unknown
+)
+"""What a damaged archive makes its readers raise."""
 
 
 def save_matches(folder: Path | str, matches: Mapping[str, Matches]) -> None:
@@ -68,6 +74,6 @@ def load_matches(folder: Path | str) -> dict[str, Matches] | None:
             )
             for name, start, end, own in zip(names, starts, ends, positives, strict=False)
         }
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except _FAULTS as error:
         fix = "remove the file (curves and intervals go with it) or run the step again"
         raise InputError(Finding(str(path), "matches", f"cannot be read ({error})", fix)) from None

@@ -172,6 +172,11 @@ def _read_description(folder: Path, given: Path) -> dict[str, Any]:
     absent = [key for key in needed if key not in description]
     if absent:
         raise _error(file, "checkpoint", f"lacks {', '.join(absent)}", "it was edited: copy or train it again")
+    trainable, history = description["trainable"], description["history"]
+    plain = isinstance(trainable, list) and all(isinstance(name, str) for name in trainable)
+    if not (plain and isinstance(history, list) and isinstance(description["metrics"], dict)):
+        problem = "holds no list of names under trainable, no list under history, or no numbers by name under metrics"
+        raise _error(file, "checkpoint", problem, "it was edited: copy or train it again")
     return unsealed(file, description, "checkpoint", "copy or train it again")
 
 

@@ -123,7 +123,8 @@ class SavedRun:
             raise InputError(Finding(str(root), "run folder", "holds no results", "give the output folder of a run"))
         order: list[str] = []
         if (root / "comparison.json").is_file():
-            order = list(read_json(root / "comparison.json").get("methods", {}))
+            with reading(root / "comparison.json", "methods", "delete the file to draw the report without it"):
+                order = list(read_json(root / "comparison.json").get("methods", {}))
         rank = {method: place for place, method in enumerate(order)}
         last = len(rank)
         loaded.sort(key=lambda item: (rank.get(item[1].method, last), item[1].method == JOINT, item[1].method))

@@ -170,6 +170,7 @@ def other_tensors(folder: Path) -> None:
         (edit(recipe={**RECIPE.to_json(), "channels": 16}), "another architecture.*expected"),
         (edit(recipe={**RECIPE.to_json(), "backbone": "vgg"}), "recipe.*'vgg'"),
         (edit(recipe=3), "recipe: cannot be read"),
+        (edit(trainable=[["a"]]), "no list of names under trainable"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_in_words(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:

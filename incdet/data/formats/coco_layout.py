@@ -30,7 +30,11 @@ class CocoPart:
         if self.images is not None:
             return self.images
         images = content.get("images") if isinstance(content, dict) else None
-        names = [entry.get("file_name") for entry in (images or [])[:3] if isinstance(entry, dict)]
+        names = [
+            entry.get("file_name")
+            for entry in (images if isinstance(images, list) else [])[:3]
+            if isinstance(entry, dict)
+        ]
         for place in self._near():
             if names and all(isinstance(name, str) and PictureFolder(place).find(name) for name in names):
                 return place

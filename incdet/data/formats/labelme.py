@@ -111,7 +111,8 @@ def _load(file: Path) -> Any:
 
 def _names(content: Any) -> list[str]:
     shapes = content.get("shapes") if isinstance(content, dict) else None
-    labels = [shape.get("label") for shape in shapes or () if isinstance(shape, dict)]
+    listed = shapes if isinstance(shapes, list) else ()
+    labels = [shape.get("label") for shape in listed if isinstance(shape, dict)]
     own = [clean_name(str(label)) for label in labels if not name_problem(label)]
     covered = content.get("covered", []) if isinstance(content, dict) else []
     own += [clean_name(name) for name in covered if not name_problem(name)] if isinstance(covered, list) else []
