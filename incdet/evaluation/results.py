@@ -293,6 +293,8 @@ class Results:
             with reading(details, "details of the steps", "put it back, or delete it to go on with AP and AP50 alone"):
                 extra = {item["step"]: item for item in read_json(details)["steps"]}
         with reading(path, "results", _FIX):
+            if not isinstance(value["method"], str):
+                raise TypeError("method is no name")
             about = (value["method"], value["seed"], value["detector"], value["protocol"], value.get("changed", ()))
             results = cls(*about)
             for item in value["steps"]:

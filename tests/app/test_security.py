@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of strangers' files and of the network; what single readers refuse is tested beside them."""
+"""What SECURITY.md promises of strangers' files and of the network; single readers are tested where they lie."""
 
 from __future__ import annotations
 
