@@ -20,7 +20,7 @@ from incdet.network.device import device_named, free_memory
 from incdet.network.footprint import footprint
 from incdet.network.paired import PairedRetinaNet, newcomer
 from incdet.network.retinanet import IncrementalRetinaNet
-from incdet.training.fitting import fit
+from incdet.training.fitting import fit, refresh
 from incdet.training.loaders import canvas_of
 
 
@@ -154,8 +154,11 @@ def fitted(config: Config, keys: Sequence[str], model: IncrementalRetinaNet, les
         side = max(sides) if architecture.skip_resize else min(architecture.max_size, 2 * max(architecture.min_size))
         shape = (side, side)
     room = footprint(model, shape).images(int(MEMORY * free_memory(device)))
-    rarest = min(lessons.objects.get(name, 0) for name in (lessons.names or lessons.refreshed))
-    found = fit(config.train.increment, lessons.view.images, rarest, room)
+    if lessons.names:
+        rarest = min(lessons.objects.get(name, 0) for name in lessons.names)
+        found = fit(config.train.increment, lessons.view.images, rarest, room)
+    else:
+        found = refresh(config.train.increment, lessons.view.images, room)
     values: dict[str, object] = {
         "train.increment.iterations": found.iterations,
         "train.increment.epochs": None,

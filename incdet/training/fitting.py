@@ -21,6 +21,8 @@ LEAST_STEPS = 300
 """A new predictor starts at a probability of 0.01 everywhere and has not left it after fewer steps."""
 MOST_STEPS = 90_000
 """The 1x schedule of detectron on COCO."""
+GENTLE = 0.1
+"""Of the rate, where known classes are refreshed: nothing has to grow from a predictor that knows nothing."""
 BATCHES = (16, 8, 4, 2, 1)
 """Images in a step; the first for whose eightfold there are images, if they fit in memory."""
 
@@ -41,8 +43,18 @@ class Fit(NamedTuple):
     warmup: int
 
 
+def refresh(schedule: Schedule, images: int, most: int) -> Fit:
+    """The schedule for ``images`` images of known classes alone: ``PASSES`` over them at ``GENTLE`` of the rate.
+
+    Arguments as of ``fit``.
+    """
+    found = fit(schedule, images, 1, most)
+    steps = min(MOST_STEPS, max(1, round(PASSES * images / found.batch_size)))
+    return Fit(found.batch_size, steps, float(f"{GENTLE * found.lr:.3g}"), min(schedule.warmup, steps // 10))
+
+
 def fit(schedule: Schedule, images: int, rarest: int, most: int) -> Fit:
-    """The schedule for ``images`` images.
+    """The schedule for ``images`` images that show new classes.
 
     Args:
         schedule: Optimiser, and the rate for its own batch size.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from incdet.config import Schedule
-from incdet.training.fitting import LEAST_STEPS, MOST_STEPS, fit, fitted_batch, fitted_steps
+from incdet.training.fitting import LEAST_STEPS, MOST_STEPS, fit, fitted_batch, fitted_steps, refresh
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,9 @@ def test_a_smaller_batch_learns_more_slowly(optimizer: str, lr: float) -> None:
     found = fit(schedule, 36, 10, 99)
     assert (found.batch_size, found.lr) == (4, lr)
     assert found.warmup == found.iterations // 10
+
+
+def test_known_classes_are_refreshed_gently() -> None:
+    schedule = Schedule(optimizer="adamw", lr=0.01, batch_size=16, warmup=500)
+    assert refresh(schedule, 30, 99) == (4, 90, 0.0005, 9)
+    assert refresh(schedule, 1, 1).iterations == 12
