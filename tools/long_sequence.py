@@ -69,7 +69,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Does the run; its figures as JSON values."""
-    from incdet.app.facts import commit
     from incdet.app.progress import Display
     from incdet.app.train import train
 
@@ -86,9 +85,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             super().say(text)
 
     config, display = settings(options), Watching()
-    train(config, resume=(options.output / "config.yaml").is_file(), display=display)
+    try:
+        train(config, resume=(options.output / "config.yaml").is_file(), display=display)
+    except KeyboardInterrupt:
+        print("interrupted: the figures are those of the steps that are finished")
+    return figures(options, display.memory)
+
+
+def figures(options: argparse.Namespace, memory: Mapping[int, int]) -> dict[str, Any]:
+    """What the finished steps of a run took and left; ``memory`` is that of the process after each."""
+    from incdet.app.facts import commit
+
     results = json.loads((options.output / "results.json").read_text(encoding="utf-8"))
-    first = config.protocol.steps[0]
+    first = results["protocol"]["steps"][0]
     steps = []
     for entry in results["steps"]:
         folder = options.output / ("base" if entry["step"] == 1 else "") / f"step_{entry['step']}"
@@ -101,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "checkpoint": sum((folder / name).stat().st_size for name in ("model.safetensors", "checkpoint.json")),
                 "left": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
                 "load": _seconds_to_load(folder),
-                "memory": display.memory.get(entry["step"]),
+                "memory": memory.get(entry["step"]),
                 "exemplars": entry["memory"]["images"],
                 "first_AP50": sum(known) / len(known) if known else None,
             }

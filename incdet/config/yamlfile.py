@@ -24,6 +24,8 @@ _CORE = (
     ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
     ("merge", r"^<<$", "<"),
 )
+MOST_NODES = 100_000
+"""Values of a file with its aliases written out; a few lines of aliases of aliases can stand for billions."""
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.]*)\}")
 
 
@@ -32,9 +34,19 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
+    def get_single_node(self) -> yaml.Node | None:
+        """The whole text, refused before anything is built from it where its aliases grow without bound."""
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _size(node, {}) > MOST_NODES:
+            problem = f"stands for more than {MOST_NODES:,} values when its aliases are written out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a list or a mapping", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -54,6 +66,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values ``node`` stands for; one that holds itself counts as more than any file may have."""
+    if id(node) not in sizes:
+        sizes[id(node)] = MOST_NODES + 1
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        below = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_size(one, sizes) for one in below)
+    return sizes[id(node)]
+
+
 for _kind, _pattern, _first in _CORE:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(
@@ -69,6 +91,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: The file is missing, cut off, names a key twice, or is no mapping.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+            problem = "is a folder" if path.is_dir() else "is a pipe, a socket or a device"
+            raise InputError(Finding(str(path), "file", problem, "give a YAML text file"))
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(Finding(str(path), "file", "does not exist", "check the path")) from None

@@ -19,6 +19,8 @@ from incdet.evaluation.metrics import Matches
 from incdet.files import write_bytes
 
 FILE = "matches.npz"
+MOST_BYTES = 2**29
+"""Unpacked; a kilobyte of a stranger's archive can stand for gigabytes of zeros."""
 _FAULTS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, RuntimeError),  # RuntimeError: kinds of compression and of locks that are unknown
@@ -59,9 +61,14 @@ def load_matches(folder: Path | str) -> dict[str, Matches] | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > MOST_BYTES:
+                raise ValueError("it would unpack to more than half a gigabyte")
         with np.load(path, allow_pickle=False) as stored:
             value = {key: stored[key] for key in stored.files}
         names, ends = [str(name) for name in value["names"]], value["ends"]
+        if not 0 <= 8 * len(names) * int(value["images"]) <= MOST_BYTES:
+            raise ValueError(f"it tells of {int(value['images'])} images")
         positives = np.zeros((len(names), int(value["images"])), np.int64)
         positives[value["object_class"], value["object_image"]] = value["objects"]
         starts = np.concatenate(([0], ends[:-1])).astype(np.int64)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def test_every_shipped_configuration_builds(path: Path, tmp_path: Path, monkeypa
         ("output: ${data.rot}/x\ndata: {root: y}", "uses ${data.rot}"),
         ("seed: 1\nseed: 2", "line 2, column 1: is not valid YAML: the key 'seed' stands twice"),
         ("train: {base: {lr: 1", "is not valid YAML"),
+        ("? [seed]\n: 1", "line 1, column 3: is not valid YAML: a key is a list or a mapping"),
         ("- 1\n- 2", "holds a list"),
     ],
 )
@@ -145,6 +147,34 @@ def test_all_faults_come_at_once_and_inherited_ones_once(write: Path) -> None:
         "key memory.totl",
     ]
     assert "command line: key memory.totl" in message
+
+
+def aliases(levels: int) -> str:
+    """Lists of nine, each holding the one before nine times: 9 ** ``levels`` words when written out."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join([*lines, f"methods: *a{levels - 1}"])
+
+
+@pytest.mark.parametrize("text", [aliases(9), aliases(60), "seed: &a [*a]", "seed: &a {b: [1, *a]}"])
+def test_aliases_that_stand_for_billions_or_for_themselves_are_refused_at_once(write: Path, text: str) -> None:
+    write.write_text(text)
+    with pytest.raises(InputError, match="stands for more than 100,000 values when its aliases are written out"):
+        load_config(write, [])
+
+
+def test_aliases_of_a_person_are_read() -> None:
+    assert parse_yaml(aliases(2) + "\nb: {<<: {c: 1}, d: 2}", "text")["b"] == {"c": 1, "d": 2}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_pipe_or_a_device_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for place in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+            load_config(place, [])
+    with pytest.raises(InputError, match="is a folder"):
+        load_config(tmp_path, [])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

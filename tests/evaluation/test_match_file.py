@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,4 +57,18 @@ def test_a_file_that_is_cut_off_is_refused_with_its_name(tmp_path: Path, share: 
     content = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match=r"matches\.npz.*cannot be read"):
+        load_matches(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("scores", np.zeros(2**27, np.float32)), ("images", np.int64(2**40)), ("images", np.int64(-1))],
+)
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path, field: str, value: Any) -> None:
+    save_matches(tmp_path, judged(3))
+    with np.load(tmp_path / FILE) as stored:
+        content = {key: stored[key] for key in stored.files}
+    np.savez_compressed(tmp_path / FILE, **{**content, field: value})
+    assert (tmp_path / FILE).stat().st_size < 1_000_000
+    with pytest.raises(InputError, match=r"cannot be read \(it (would unpack to more|tells of) "):
         load_matches(tmp_path)
