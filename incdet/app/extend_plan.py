@@ -8,6 +8,9 @@ from typing import Any
 
 FEW = 12
 """So many names are written out."""
+_UNMEASURED = (
+    "nothing, as no image is held out (too few of a class, or --validation 0): give --test-data to see gains and losses"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Plan:
             "left out": f"{_listed(self.ignored)} (listed in the annotations, but not shown or not asked for)",
             "data": self.data,
             "learns from": f"{self.images} images; objects: {counts}{rest}",
-            "measured on": self.measured or "nothing: give --test-data to see what is gained and lost",
+            "measured on": self.measured or _UNMEASURED,
             "kept": self.exemplars,
             "method": f"{keep}{self.method} ({self.source})",
             "length": f"{steps} steps of {self.batch_size} images; each image {self.passes:.0f} times",

@@ -231,6 +231,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert lines["left out"].startswith("circle, dog (") and "COCO JSON" in lines["data"]
     assert "6 exemplars of the run" in lines["kept"] and lines["method"].startswith("balanced: incdet")
     assert lines["writes"] == str(tmp_path / "own" / "step_4")
+    assert lines["measured on"].startswith("nothing, as no image is held out (too few of a class")
     told = json.loads(incdet_command(*words, "--json").out)
     assert told["plan"]["new"] == ["cat"] and told["plan"]["objects"] == {"cat": 1}
 

@@ -55,7 +55,7 @@ def test_a_state_dict_can_be_used_as_it_is(
         assert incdet_command(*words, "--arch", "tiny", "--known-classes", *names, "--output", output).code == 0
         assert list(json.loads(output.read_text())["per_class"]) == ["ant", "cow"]
     refused = incdet_command(*words)
-    assert refused.code == 2 and "arch" in refused.err and "give tiny" in refused.err
+    assert refused.code == 2 and "arch" in refused.err and "give --arch tiny" in refused.err
     refused = incdet_command(*words, "--arch", "tiny")
     assert refused.code == 2 and "3 columns" in refused.err
 

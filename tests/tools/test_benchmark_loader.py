@@ -21,6 +21,4 @@ def test_the_loader_is_measured_against_equal_pixels_and_boxes(threads: None) ->
     found = {row.case: row for row in rows(Options(quick=True))}
     assert list(found) == ["decode", "decode, flip", "RAM cache", "device cache"]
     assert all(row.equal and row.suite == "loader" and row.peak_ratio is None for row in found.values())
-    # The work left out is large: this holds on a busy machine too.
-    assert found["RAM cache"].ours < found["decode"].ours
     assert cv2.getNumThreads() == before
