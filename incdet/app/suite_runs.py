@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from incdet.app.run_folder import CONFIG, RunFolder, frozen_config
+from incdet.app.run_folder import CONFIG, RunFolder, frozen_config, leaves
 from incdet.config import Config
 from incdet.errors import InputError
 from incdet.evaluation.match_file import load_matches
@@ -104,7 +104,7 @@ def deciding(config: Config, method: Method) -> Settings:
     values["engine"] = {key: values["engine"][key] for key in ("precision", "accumulation")}
     if not method.joint:
         del values["train"]["joint"]
-    return dict(_leaves({**values, "method": {method.name: settings_tree(method)}}))
+    return dict(leaves({**values, "method": {method.name: settings_tree(method)}}))
 
 
 def same(before: Settings, now: Settings) -> bool:
@@ -121,11 +121,3 @@ def digest(settings: Settings) -> str:
 def _of_step_1(settings: Settings) -> Settings:
     later = ("method.", "memory.", "train.increment.", "train.finetune.", "train.joint.")
     return {key: value for key, value in settings.items() if not key.startswith(later)}
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
