@@ -172,8 +172,9 @@ def _guarded(parser: argparse.ArgumentParser, words: Sequence[str]) -> int:
         return _told(error)
     except KeyboardInterrupt as interrupt:
         code = 143 if isinstance(interrupt, Terminated) else 130
-        told = "Interrupted. The same command with --resume goes on from the last checkpoint."
-        return tell_end(code, told, relayed(interrupt))
+        goes_on = "The same command with --resume goes on from the last checkpoint."
+        rest = goes_on if hasattr(arguments, "resume") else "Files that were finished stay."
+        return tell_end(code, f"Interrupted. {rest}", relayed(interrupt))
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which only a verb has imported
             raise

@@ -206,8 +206,8 @@ def test_tools_are_the_verbs(calls: list[Any], tmp_path: Path) -> None:
         (OutputError(Finding("a.json", "output", "cannot be written", "free some space")), 1, "free some space"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "use a smaller batch"),
-        (KeyboardInterrupt(), 130, "--resume"),
-        (Terminated(), 143, "--resume"),
+        (KeyboardInterrupt(), 130, "Interrupted. Files that were finished stay."),
+        (Terminated(), 143, "Files that were finished stay."),
     ],
     ids=["refused", "stopped", "full", "full log", "full GPU", "interrupted", "terminated"],
 )
@@ -223,6 +223,21 @@ def test_an_expected_end_has_its_code_and_no_traceback(
     done = incdet_command("report", "x")
     assert done.code == code
     assert said in done.err and "Traceback" not in done.err and not done.out
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    import incdet.app.train
+
+    def fail(*words: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(incdet.app.train, "train", fail)
+    file = tmp_path / "run.yaml"
+    file.write_text("", encoding="utf-8")
+    done = incdet_command("train", "--config", file)
+    assert done.code == 130 and "with --resume goes on" in done.err
 
 
 def test_sigterm_ends_a_verb_in_order(monkeypatch: pytest.MonkeyPatch, incdet_command: Callable[..., Any]) -> None:
