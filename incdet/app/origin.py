@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from incdet.app import run_manifest
+from incdet.app.history import shortened
 from incdet.app.run_folder import CONFIG
 from incdet.app.run_manifest import RunManifest
 from incdet.network.checkpoint import DESCRIPTION
@@ -33,6 +34,6 @@ def _wrote(root: Path, place: Path) -> bool:
     try:
         steps = json.loads((place.parent / "results.json").read_text(encoding="utf-8"))["steps"]
         history = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))["history"]
-        return bool(history) and steps[: len(history)] == history
+        return bool(history) and shortened(steps[: len(history)]) == shortened(history)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from incdet.app import data_digest
 from incdet.app.facts import facts, maker
+from incdet.app.history import history, shortened
 from incdet.app.progress import Display
 from incdet.app.regression import refuse_regression, refuse_unmeasured
 from incdet.app.run_folder import CONFIG, RunFolder, claim, difference, drop_states, leaves, refuse_other_run
@@ -349,7 +350,7 @@ def verify_earlier_part(manifest: RunManifest) -> None:
         description = RunFolder.step(folder, last) / checkpoint.DESCRIPTION
         if description.is_file():
             known = json.loads(description.read_text(encoding="utf-8"))["history"]
-            if known != history(results):
+            if shortened(known) != history(results):
                 fix = "put back the file that the run wrote, or begin a new run in another folder"
                 raise InputError(Finding(str(path), "steps", "are not those that the last checkpoint knows of", fix))
         if RunFolder.memory(folder, last).is_file():
@@ -369,9 +370,3 @@ def announce(protocol: Protocol, source: Source, folder: RunFolder, display: Dis
         display.say(view.describe())
     value = {"schema": 1, **protocol.to_json(), "views": [view.to_json() for view in views]}
     write_sealed(folder.root / "protocol.json", value)
-
-
-def history(results: Results) -> list[dict[str, Any]]:
-    """The steps so far as a JSON value, for the checkpoint."""
-    steps: list[dict[str, Any]] = json.loads(json.dumps(results.to_json()["steps"]))
-    return steps

@@ -218,6 +218,8 @@ def test_checkpoints_know_their_history(finished: Finished) -> None:
     found = checkpoint.load(finished.root / "eeil" / "step_3")
     assert found.vocab.steps == tuple(tuple(names) for names in STEPS)
     assert [entry["step"] for entry in found.history] == [1, 2, 3]
+    # Every step's figures of every class would outgrow the weights over a long sequence.
+    assert ["per_class" in entry for entry in found.history] == [False, False, True]
     results = read(finished.root / "eeil" / "results.json")
     assert found.metrics["all"] == results["steps"][2]["AP50"]
     assert not found.model.training
