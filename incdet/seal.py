@@ -1,14 +1,15 @@
 """JSON files that carry the digest of their own content, so that a flipped bit or an edit is noticed and not believed.
 
 The digest goes over the content in the order it is written in, so that reading and writing keep it. Files without one
-(of earlier versions, or made by hand) are taken as they are.
+(of earlier versions, or made by hand) are taken as they are. A file of lines
+has one on every line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from incdet.errors import Finding, InputError
 from incdet.files import write_json
 
 KEY = "seal"
+SHORT = 8
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +49,25 @@ def unsealed(path: Path, content: Mapping[str, Any], item: str, fix: str) -> dic
         if_meant = f"; if the edit is meant, delete the key {KEY!r}"
         raise InputError(Finding(str(path), item, problem, fix + if_meant))
     return plain
+
+
+def sealed_line(content: Mapping[str, Any]) -> str:
+    """``content``, JSON values only, on a line, with 8 hex digits of its digest at its end."""
+    return json.dumps({**content, KEY: _digest(content)[:SHORT]}) + "\n"
+
+
+def unsealed_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The objects of a file of sealed lines, None for one that is not as it was written; none of a missing file."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+                seal = value.pop(KEY, None)
+                yield value if seal in (None, _digest(value)[:SHORT]) else None
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                yield None
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from incdet.errors import InputError
-from incdet.seal import sealed, unsealed, write_sealed
+from incdet.seal import sealed, sealed_line, unsealed, unsealed_lines, write_sealed
 
 CONTENT = {"schema": 1, "steps": {"b": [0.1, None, "\u96fb"], "a": 1e-30}, "empty": {}}
 
@@ -45,3 +45,18 @@ def test_an_edit_is_named_with_the_way_out(tmp_path: Path) -> None:
         unsealed(tmp_path / "a.json", value, "results", "restore it")
     value.pop("seal")
     assert unsealed(tmp_path / "a.json", value, "results", "restore it")["schema"] == 2
+
+
+def test_every_line_knows_whether_it_is_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines: list[dict[str, object]] = [
+        {"event": "start", "rate": 0.1, "loss": float("inf")},
+        {"7": [None, "\u96fb"]},
+        {},
+    ]
+    text = "".join(sealed_line(line) for line in lines)
+    path.write_text(text + '{"event": "of before"}\n', "utf-8")
+    assert list(unsealed_lines(path)) == [*lines, {"event": "of before"}]
+    path.write_text(text.replace("0.1", "0.3") + '[1]\n{"cut": \n7\n', "utf-8")
+    assert list(unsealed_lines(path)) == [None, *lines[1:], None, None, None]
+    assert list(unsealed_lines(tmp_path / "none.jsonl")) == []

@@ -17,6 +17,7 @@ from incdet.app.run_manifest import RunManifest
 from incdet.config import Config, load_config
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, require_output
+from incdet.training.failure import FAILED_STEP
 
 CONFIG = "config.yaml"
 RESCUES = re.compile(r"train\.\w+\.(lr|warmup|clip)|engine\.precision")
@@ -82,7 +83,7 @@ def refuse_other_run(config: Config, *, resume: bool) -> None:
                     "continue it with --resume, or name another folder with output=FOLDER",
                 )
             )
-        stuck = any(root.rglob("nonfinite.pt"))
+        stuck = any(root.rglob(FAILED_STEP))
         differing = [key for key in difference(frozen, config) if not (stuck and RESCUES.fullmatch(key))]
         if differing:
             raise InputError(

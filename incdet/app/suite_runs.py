@@ -21,6 +21,8 @@ from incdet.evaluation.metrics import Matches
 from incdet.evaluation.results import Results
 from incdet.methods.method import Method
 from incdet.methods.registry import get_method, settings_tree
+from incdet.seal import unsealed_lines
+from incdet.training import log
 
 Settings = dict[str, Any]
 """What decides a method's outcome, by dotted keys."""
@@ -58,11 +60,8 @@ class MethodRun(NamedTuple):
 
     def start(self) -> Mapping[str, Any]:
         """Commit, device and versions that the run's log names; those of its last start."""
-        found: Mapping[str, Any] = {}
-        for line in (self.root / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            if '"event": "start"' in line:
-                found = json.loads(line)
-        return found
+        starts = [line for line in unsealed_lines(self.root / log.FILE) if line and line.get("event") == "start"]
+        return starts[-1] if starts else {}
 
 
 def runs_below(place: Path) -> Iterator[MethodRun]:

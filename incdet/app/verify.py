@@ -23,6 +23,9 @@ from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError
 from incdet.evaluation.results import Results, read_json
 from incdet.network.importing import load_detector
+from incdet.seal import unsealed_lines
+from incdet.training import log
+from incdet.training.failure import FAILED_STEP, read_failure
 from incdet.training.phase_state import read_state
 
 
@@ -50,8 +53,10 @@ def verify(root: Path, *, data: bool = True) -> list[str]:
     ]
     checks += [lambda path=path: read_json(path) for path in _documents(root)]  # type: ignore[misc]
     checks += [lambda path=path: Results.load(path) for path in sorted(root.rglob("results.json"))]  # type: ignore[misc]
-    states = sorted(root.rglob("states/**/*.pt"))
+    states = sorted(path for path in root.rglob("states/**/*.pt") if path.name != FAILED_STEP)
     checks += [lambda path=path: read_state(path, torch.device("cpu")) for path in states]  # type: ignore[misc]
+    checks += [lambda path=path: read_failure(path) for path in sorted(root.rglob(FAILED_STEP))]  # type: ignore[misc]
+    checks.append(lambda: _whole_log(root / log.FILE))
     if data:
         checks.append(lambda: data_digest.keep_or_compare(root, _data(frozen_config(root / CONFIG))))
     findings = [finding for check in checks for finding in _findings(check)]
@@ -66,6 +71,16 @@ def _findings(check: Callable[[], object]) -> list[Finding]:
     except InputError as error:
         return error.findings
     return []
+
+
+def _whole_log(path: Path) -> None:
+    """Every line of the log is as it was written."""
+    lines = [number for number, line in enumerate(unsealed_lines(path), start=1) if line is None]
+    if lines:
+        shown = ", ".join(map(str, lines[:5])) + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+        problem = f"{len(lines)} of its lines are not as they were written (line {shown})"
+        fix = "delete them: the report leaves them out already, and nothing else is made of them"
+        raise InputError(Finding(str(path), "log", problem, fix))
 
 
 def _documents(root: Path) -> list[Path]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from incdet.seal import unsealed_lines
 
 _NOT_LOSSES = {"time", "event", "phase", "iteration", "images_per_second", "lr", "epoch", "method", "gradient"}
 
@@ -49,10 +49,12 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Reads what is whole; a line that a killed process left half written is passed over, as is a missing file."""
+    """Reads what is whole; a line that is not as it was written is passed over, as is a missing file."""
     log, method = Log(), ""
     phases: dict[tuple[str, str], Phase] = {}
-    for line in _lines(path):
+    for line in unsealed_lines(path):
+        if line is None:
+            continue
         event = line.get("event")
         if event == "start":
             log.starts.append(line)
@@ -65,19 +67,6 @@ def read_log(path: Path) -> Log:
             phase.losses[line["iteration"]] = values  # a resumed part writes some iterations again
     log.phases = [phase for phase in phases.values() if phase.losses]
     return log
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                yield value
 
 
 def _is_loss(key: str, value: object) -> bool:

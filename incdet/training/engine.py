@@ -20,7 +20,7 @@ from incdet.network.cuda_graph import graph_of
 from incdet.network.device import device_named
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import Criterion
-from incdet.training.failure import Attempt, NonFiniteCheck, save_failure
+from incdet.training.failure import FAILED_STEP, Attempt, NonFiniteCheck, save_failure
 from incdet.training.interrupt import Interrupt
 from incdet.training.log import RunLog
 from incdet.training.phase_state import PhaseState
@@ -233,7 +233,7 @@ class Engine:
             if state is None:
                 return "nothing was saved"
             method = getattr(criterion, "method", None)
-            return save_failure(state.with_name("nonfinite.pt"), model, method, schedule, attempt)
+            return save_failure(state.with_name(FAILED_STEP), model, method, schedule, attempt)
 
         return NonFiniteCheck(save, 1 if self.device.type == "cuda" else 0, gradients=step.scaler is None)
 

@@ -16,16 +16,18 @@ from incdet.config import Schedule
 from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.distillation.teacher_targets import BatchTargets, Entries, Targets
 from incdet.errors import Finding, InputError, TrainingError
-from incdet.files import replacing
 from incdet.methods.method import Method
 from incdet.methods.registry import get_method, settings_tree
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.training.criterion import MethodCriterion
+from incdet.training.digested import first_sentence, load_digested, save_digested
 from incdet.training.processes import Processes
 from incdet.training.train_step import Losses, Precision, TrainStep
 from incdet.vocab import Vocabulary
 
 FORMAT = "incdet failed step 1"
+FAILED_STEP = "nonfinite.pt"
+"""Beside the states of a run."""
 FIXES = "lower the learning rate, lengthen the warm-up, set a clip, or use engine.precision=off, and resume"
 
 
@@ -112,8 +114,7 @@ def save_failure(
         "rng": attempt.random,
         "iteration": attempt.done,
     }
-    with replacing(path) as draft, draft.open("wb") as handle:
-        torch.save(values, handle)
+    save_digested(path, values)
     return f"batch, weights and random state are in {path}: incdet replay {path}"
 
 
@@ -127,7 +128,7 @@ def replay(path: Path, dtype: torch.dtype | None = None) -> dict[str, float]:
     Raises:
         InputError: The file is missing, cut off, from something else, or of a detector that cannot be rebuilt.
     """
-    values = _read(path)
+    values = read_failure(path)
     architecture = Architecture.from_json(values["architecture"])
     if architecture.backbone == EXTERNAL:
         raise _refused(path, "is of a detector with an external backbone", "replay it where that module is at hand")
@@ -188,15 +189,19 @@ def _on_host(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in values.items()}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_failure(path: Path) -> dict[str, Any]:
+    """What a failed run left of the step that failed.
+
+    Raises:
+        InputError: The file is missing, damaged or from something else.
+    """
     if not path.is_file():
         raise _refused(path, "does not exist", "give the nonfinite.pt that a failed run names")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = load_digested(path, "cpu")
     except Exception as fault:  # torch raises whatever its parts do
-        raise _refused(
-            path, f"cannot be read ({str(fault).partition('. ')[0]})", "it is cut off or no file of incdet"
-        ) from fault
+        problem = f"cannot be read ({first_sentence(fault)})"
+        raise _refused(path, problem, "it is cut off, damaged or no file of incdet: train again") from fault
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise _refused(path, "is no failed step of this incdet", "give the nonfinite.pt that a failed run names")
     return values

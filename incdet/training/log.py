@@ -1,8 +1,7 @@
-"""The log: one JSON line an event, flushed at once, and the numbers for trackers where they are asked for."""
+"""The log: a JSON line an event with its digest, flushed at once, and the numbers for trackers where asked for."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from incdet.files import is_writer
+from incdet.seal import sealed_line
 from incdet.training.trackers import Trackers
+
+FILE = "log.jsonl"
 
 
 class RunLog:
@@ -31,14 +33,14 @@ class RunLog:
         self._file: IO[str] | None = None
         if is_writer():
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+            self._file = _opened(folder / FILE)
         self.prefix = ""
         self._lock = threading.Lock()
         self._trackers = Trackers(trackers if is_writer() else (), folder, settings or {})
 
     def write(self, event: str, **values: Any) -> None:
         """One line ``{"time", "event", ...values}``, whole from any thread; ``time`` is seconds since the epoch."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
+        line = sealed_line({"time": round(time.time(), 3), "event": event, **values})
         if self._file is not None:
             with self._lock:
                 self._file.write(line)
@@ -64,3 +66,12 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _opened(path: Path) -> IO[str]:
+    """The file, to be appended to, without the piece of a line that a killed process may have left at its end."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)
+    return path.open("a", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from incdet.errors import Finding, InputError
-from incdet.files import replacing
+from incdet.training.digested import first_sentence, load_digested, save_digested
 
 
 class PhaseState:
@@ -38,8 +37,7 @@ class PhaseState:
             return
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         values = {**parts, "done": done, "rng": random, "owner": self._owner}
-        with replacing(self.path) as draft, draft.open("wb") as handle:
-            torch.save({**values, "digest": _digest(values)}, handle)
+        save_digested(self.path, values)
 
     def restore(self, device: torch.device) -> int:
         """Loads the file, if there is one; returns the optimiser steps it had done.
@@ -50,7 +48,7 @@ class PhaseState:
         if self.path is None or not self.path.is_file():
             return 0
         try:
-            values = _read(self.path, device)
+            values = load_digested(self.path, device)
             if "" not in (self._owner, owner := values.get("owner", "")) and owner != self._owner:
                 raise ValueError("it is of another training")
             for name, part in self._parts.items():
@@ -69,40 +67,13 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
         InputError: The file is damaged.
     """
     try:
-        return _read(path, device)
+        values: dict[str, Any] = load_digested(path, device)
+        return values
     except Exception as fault:
         raise _refusal(path, fault) from fault
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    values: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    if values.pop("digest", None) not in (None, _digest(values)):
-        raise ValueError("its content was changed or damaged")
-    return values
-
-
 def _refusal(path: Path, fault: Exception) -> InputError:
-    problem = f"cannot be taken up ({_first_sentence(fault)})"
+    problem = f"cannot be taken up ({first_sentence(fault)})"
     fix = "remove the file: the phase then starts again from the finished step before it"
     return InputError(Finding(str(path), "state of a phase", problem, fix))
-
-
-def _digest(value: Any) -> str:
-    """Over nested dicts and lists of tensors and plain values, wherever the tensors lie."""
-    digest = hashlib.sha256()
-    if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{plain.dtype} {tuple(plain.shape)} ".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    elif isinstance(value, dict):
-        digest.update(repr([(key, _digest(value[key])) for key in sorted(value, key=repr)]).encode())
-    elif isinstance(value, list | tuple):
-        digest.update(repr([_digest(one) for one in value]).encode())
-    else:
-        digest.update(repr(value).encode())
-    return digest.hexdigest()
-
-
-def _first_sentence(fault: Exception) -> str:
-    """What a library says first; torch goes on to advise unsafe loading."""
-    return (str(fault).splitlines() or [repr(fault)])[0].partition(". ")[0]

@@ -62,6 +62,18 @@ def test_damage_is_named(root: Path, name: str, damage: str) -> None:
     assert named and all(finding.problem and finding.fix for finding in named)
 
 
+def test_a_damaged_line_of_the_log_is_named(root: Path) -> None:
+    log = root / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    place = next(place for place, line in enumerate(lines) if '"loss": ' in line)
+    lines[place] = lines[place].replace('"loss": ', '"loss": 1')
+    log.write_text("".join(lines))
+    with pytest.raises(InputError, match=rf"1 of its lines .*line {place + 1}\).*delete them"):
+        verify(root, data=False)
+    log.write_text("".join(lines[:place] + lines[place + 1 :]))
+    verify(root, data=False)
+
+
 def test_swapped_files_and_those_of_another_run_are_named(root: Path) -> None:
     pairs = [("eeil/step_3", "incdet/step_3"), ("eeil/memory/step_2.json", "eeil/memory/step_3.json")]
     for one, two in pairs:

@@ -18,6 +18,7 @@ from incdet.errors import InputError, TrainingError
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.criterion import MethodCriterion
+from incdet.training.digested import load_digested, save_digested
 from incdet.training.engine import Batch, Engine
 from incdet.training.failure import NonFiniteCheck, replay
 
@@ -218,18 +219,27 @@ def test_a_saved_step_gives_the_same_losses_again(
 
 def test_a_failed_step_of_step_1_is_done_again_too(make_engine: Callable[..., Engine], tmp_path: Path) -> None:
     losses = failed(make_engine, tmp_path, "masked", 1)
-    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
-    torch.save({**saved, "method": ["base", []]}, tmp_path / "base.pt")  # as a run calls what trains step 1
+    saved = load_digested(tmp_path / "nonfinite.pt", "cpu")
+    save_digested(tmp_path / "base.pt", {**saved, "method": ["base", []]})  # as a run calls what trains step 1
     assert replay(tmp_path / "base.pt") == pytest.approx(losses, nan_ok=True, rel=1e-6)
 
 
 def test_numbers_of_the_method_are_saved_with_the_step(make_engine: Callable[..., Engine], tmp_path: Path) -> None:
     failed(make_engine, tmp_path, "incdet", 1)
-    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    saved = load_digested(tmp_path / "nonfinite.pt", "cpu")
     plain = replay(tmp_path / "nonfinite.pt")
     saved["settings"]["kd_quality"]["weight"] *= 3
-    torch.save(saved, tmp_path / "other.pt")
+    save_digested(tmp_path / "other.pt", saved)
     assert replay(tmp_path / "other.pt")["kd_quality"] == pytest.approx(3 * plain["kd_quality"])
+
+
+def test_a_flipped_bit_of_a_saved_step_is_named(make_engine: Callable[..., Engine], tmp_path: Path) -> None:
+    failed(make_engine, tmp_path, "masked", 1)
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    saved["rate"] *= 2
+    torch.save(saved, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt.*its content was changed or damaged"):
+        replay(tmp_path / "other.pt")
 
 
 def test_a_step_in_low_precision_is_done_again_in_the_one_that_is_asked_for(
@@ -258,7 +268,7 @@ def test_a_step_of_a_backbone_that_lies_elsewhere_is_refused(
     make_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
     failed(make_engine, tmp_path, "masked", 1)
-    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    saved = load_digested(tmp_path / "nonfinite.pt", "cpu")
     saved["architecture"]["backbone"] = "external"
     torch.save(saved, tmp_path / "nonfinite.pt")
     with pytest.raises(InputError, match="external backbone"):

@@ -20,7 +20,7 @@ def test_every_event_is_one_line_and_on_disk_at_once(tmp_path: Path) -> None:
     first, second = lines(tmp_path / "new" / "run")  # not closed yet
     assert {key: first[key] for key in ("event", "step", "old")} == {"event": "step", "step": 2, "old": 0.5}
     assert abs(time.time() - float(str(first["time"]))) < 60
-    second.pop("time")
+    second.pop("time"), second.pop("seal")
     assert second == {"event": "train", "phase": "step 2 train", "iteration": 7, "loss": 1.25}
     log.close()
 
@@ -30,6 +30,16 @@ def test_a_resumed_run_appends(tmp_path: Path) -> None:
         with RunLog(tmp_path) as log:
             log.write("step", step=number)
     assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+
+def test_the_piece_of_a_line_that_a_kill_left_does_not_swallow_the_next(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        log.write("step", step=1)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"time": 1.0, "event": "st')
+    with RunLog(tmp_path) as log:
+        log.write("step", step=2)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
 def test_it_is_closed_after_an_error(tmp_path: Path) -> None:
