@@ -34,6 +34,7 @@ from incdet.distillation.teacher import Teacher
 from incdet.errors import is_relayed
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.registry import get_method
+from incdet.seal import unsealed_lines
 from incdet.training.criterion import MethodCriterion
 from incdet.training.engine import Batch, Engine
 from incdet.training.increment import Workshop, build_training_set, fitted, grown
@@ -95,7 +96,7 @@ def losses_of(place: Path) -> list[dict[str, float]]:
     """The losses of every step; none on a process that keeps no log."""
     if not (place / "log.jsonl").is_file():
         return []
-    lines = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    lines = [line for line in unsealed_lines(place / "log.jsonl") if line is not None]
     skipped = ("time", "event", "phase", "images_per_second")
     return [
         {key: value for key, value in line.items() if key not in skipped} for line in lines if line["event"] == "train"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
@@ -20,6 +19,7 @@ from incdet.distillation.thresholds import Thresholds
 from incdet.methods.method import Method
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
+from incdet.seal import unsealed_lines
 from incdet.training.criterion import MethodCriterion
 from incdet.training.engine import Batch
 
@@ -91,4 +91,4 @@ def with_thresholds(method: Method) -> Method:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The log of the engines that ``make_engine`` made in ``folder``."""
-    return [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    return [line for line in unsealed_lines(folder / "run" / "log.jsonl") if line is not None]

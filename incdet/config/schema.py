@@ -171,6 +171,8 @@ class Schedule(Section):
     """Optimiser steps over which the rate rises linearly from zero."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Upper bound of the gradient norm; null for none."""
+    gradient_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Variance of noise on the gradient in the first pass over the images; falls with the passes; 0 adds none."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Schedule:

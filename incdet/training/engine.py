@@ -25,7 +25,7 @@ from incdet.training.interrupt import Interrupt
 from incdet.training.log import RunLog
 from incdet.training.phase_state import PhaseState
 from incdet.training.processes import Processes
-from incdet.training.schedule import learning_rate
+from incdet.training.schedule import learning_rate, noise_deviation
 from incdet.training.train_step import Precision, TrainStep
 
 Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
@@ -121,6 +121,7 @@ class Engine:
         iterations: int,
         *,
         phase: str,
+        images: int = 1,
         state: Path | None = None,
         canvas: tuple[int, int] | None = None,
     ) -> None:
@@ -133,6 +134,7 @@ class Engine:
             schedule: Optimiser and learning rate.
             iterations: Optimiser steps in all, those before an interruption included.
             phase: Name in the log.
+            images: Of a pass, which the gradient's noise falls with.
             state: File to resume from if it exists, written every ``checkpoint_every`` steps, on Ctrl-C or SIGTERM
                 and at the end; resuming gives the weights of an uninterrupted run, bit for bit on a CPU.
             canvas: (H, W) to pad every batch to. On a GPU the network then runs as one CUDA graph, if its norms are
@@ -167,7 +169,8 @@ class Engine:
                 if batch is None:
                     break
                 rate = learning_rate(schedule, done, iterations)
-                losses, targets = step(batch, rate, careful=bool(careful) or self.processes.world == 1)
+                noise = noise_deviation(schedule, done, images)
+                losses, targets = step(batch, rate, noise=noise, careful=bool(careful) or self.processes.world == 1)
                 check.watch(losses, Attempt(batch, targets, random, done, rate))
                 done += 1
                 stores = done % self.settings.checkpoint_every == 0 or done == iterations

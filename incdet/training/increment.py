@@ -268,7 +268,8 @@ def train(
         provider = online or choose_provider(engine, teaching, pupil, config)
     criterion = MethodCriterion(method, model, provider)
     state = shop.folder / f"{phase.kind}.pt"
-    engine.fit(model, criterion, batches, schedule, iterations, phase=str(phase), state=state, canvas=canvas)
+    name, images = str(phase), len(records)
+    engine.fit(model, criterion, batches, schedule, iterations, phase=name, images=images, state=state, canvas=canvas)
 
 
 def balanced_finetune(

@@ -10,6 +10,8 @@ from incdet.config import Schedule, Train
 from incdet.data.protocols import Protocol, step_view
 from incdet.data.records import Record
 
+NOISE_DECAY = 0.55
+
 
 class Phase(NamedTuple):
     """A piece of training.
@@ -39,6 +41,16 @@ def learning_rate(schedule: Schedule, done: int, total: int) -> float:
     if schedule.schedule == "step":
         return float(schedule.lr * 0.1 ** sum(done >= share * total for share in schedule.milestones))
     return schedule.lr
+
+
+def noise_deviation(schedule: Schedule, done: int, images: int) -> float:
+    """Standard deviation of the gradient's noise at the optimiser step after ``done``.
+
+    The variance is eta / (1 + t) ** 0.55 with t the passes over the ``images`` images of a phase that are finished
+    (Neelakantan et al., 2015, eq. 1, whose t counts optimiser steps; Castro et al., ECCV 2018, take eta 0.3).
+    """
+    passes = done * schedule.batch_size // images
+    return math.sqrt(schedule.gradient_noise / (1 + passes) ** NOISE_DECAY)
 
 
 class Lengths:

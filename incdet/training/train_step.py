@@ -108,12 +108,15 @@ class TrainStep:
         """Whether ``batch`` may need more memory than any before it."""
         return self._steps < WARM or batch.images.numel() > self._largest
 
-    def __call__(self, batch: ImageBatch, rate: float, *, careful: bool = True) -> tuple[Losses, Sequence[Targets]]:
+    def __call__(
+        self, batch: ImageBatch, rate: float, *, noise: float = 0.0, careful: bool = True
+    ) -> tuple[Losses, Sequence[Targets]]:
         """One step at learning rate ``rate``; what the batch was compared with is given back beside the losses.
 
         Args:
             batch: The images of this process.
             rate: Learning rate.
+            noise: Standard deviation of what is added to every element of the gradient.
             careful: Whether to survive that memory does not suffice; the same on every process.
 
         Raises:
@@ -126,7 +129,7 @@ class TrainStep:
             self._halve(batch, kept)
         names, rows, targets = found
         values = self._processes.summed(rows)
-        gradient = self._finish(values)
+        gradient = self._finish(values, noise)
         self._steps, self._largest = self._steps + 1, max(self._largest, batch.images.numel())
         return Losses(("loss", *names, "gradient"), torch.cat([values.sum()[None], values, gradient[None]])), targets
 
@@ -211,14 +214,16 @@ class TrainStep:
         (total if self.scaler is None else self.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
         return losses
 
-    def _finish(self, values: Tensor) -> Tensor:
-        """Clips and steps; returns the norm of the gradient."""
+    def _finish(self, values: Tensor, noise: float) -> Tensor:
+        """Clips, adds noise and steps; returns the norm of the gradient as the data gave it."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [one.grad for one in self._parameters if one.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=False if values.device.type == "cpu" else None)
         if self._clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
+        if noise:
+            add_noise(gradients, noise)
         if self.scaler is None:
             finite = values.isfinite().all() & norm.isfinite()
             self._failed = ~finite if self._failed is None else self._failed | ~finite
@@ -230,6 +235,20 @@ class TrainStep:
             self.scaler.update()
         self.optimizer.zero_grad()
         return norm
+
+
+@torch.no_grad()
+def add_noise(gradients: Sequence[Tensor], deviation: float) -> None:
+    """Gaussian noise on every element, in place; the same on all processes, and after a resumption.
+
+    The host's random state is theirs in common and is stored with a phase; it seeds a generator on the device.
+    """
+    if not gradients:
+        return
+    generator = torch.Generator(gradients[0].device).manual_seed(int(torch.randint(2**62, ())))
+    for one in gradients:
+        noise = torch.randn(one.shape, generator=generator, dtype=one.dtype, device=one.device)
+        one.add_(noise, alpha=deviation)
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

@@ -114,7 +114,7 @@ def interrupted_then_resumed(
 def test_resuming_equals_uninterrupted_training_bit_for_bit(
     make_engine: Callable[..., Engine], tmp_path: Path, optimizer: str, accumulation: int
 ) -> None:
-    plan = schedule(optimizer=optimizer, schedule="cosine", warmup=2, clip=1.0)
+    plan = schedule(optimizer=optimizer, schedule="cosine", warmup=2, clip=1.0, gradient_noise=1e-6)
     whole = network()
     make_engine(accumulation=accumulation).fit(whole, Plain(whole), stream(), plan, 6, phase="x")
 

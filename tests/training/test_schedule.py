@@ -10,7 +10,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from training_steps import schedule
 
 from incdet.config import Schedule, Train, parse_config
-from incdet.training.schedule import Lengths, Phase, iterations, learning_rate
+from incdet.training.schedule import Lengths, Phase, iterations, learning_rate, noise_deviation
+
+# --- the gradient's noise
+
+
+def test_the_variance_of_the_noise_falls_with_the_passes() -> None:
+    noisy = schedule(batch_size=4, gradient_noise=0.3)
+    found = [noise_deviation(noisy, done, images=10) ** 2 for done in (0, 2, 3, 7, 8)]
+    assert found == pytest.approx([0.3, 0.3, 0.3 / 2**0.55, 0.3 / 3**0.55, 0.3 / 4**0.55])
+    assert noise_deviation(schedule(), 5, images=10) == 0.0
+
 
 # --- the learning rate
 

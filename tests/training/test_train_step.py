@@ -14,7 +14,7 @@ from incdet.distillation.teacher_targets import Targets
 from incdet.network.retinanet import HeadOutputs, IncrementalRetinaNet
 from incdet.training.engine import Engine
 from incdet.training.processes import Processes
-from incdet.training.train_step import Precision, TrainStep, make_optimizer
+from incdet.training.train_step import Precision, TrainStep, add_noise, make_optimizer
 
 
 def make_step(
@@ -120,6 +120,31 @@ def test_the_gradient_is_clipped_to_its_norm_and_told_before(make_engine: Callab
     assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
     assert moved(100 * free) == pytest.approx(free, rel=1e-3)
     assert [line["gradient"] for line in lines(tmp_path)] == pytest.approx([free] * 3, rel=1e-4)
+
+
+def test_noise_on_the_gradient_is_gaussian_and_the_same_for_a_random_state() -> None:
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        gradients = [torch.full((200, 300), 5.0), torch.full((7,), 5.0)]
+        add_noise(gradients, 0.2)
+        draws.append(gradients)
+    noise = draws[0][0] - 5.0
+    assert float(noise.mean()) == pytest.approx(0.0, abs=0.004) and float(noise.std()) == pytest.approx(0.2, rel=0.02)
+    assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1], draws[1][1])
+    assert not torch.equal(draws[0][0], draws[2][0]) and not torch.equal(draws[0][1], draws[0][0].flatten()[:7])
+
+
+def test_noise_moves_weights_and_is_not_told_as_gradient(make_engine: Callable[..., Engine], tmp_path: Any) -> None:
+    weights = []
+    for noise in (0.0, 1e-4):
+        model = network()
+        plan = schedule(lr=1.0, momentum=0.0, weight_decay=0.0, clip=0.01, gradient_noise=noise)
+        make_engine().fit(model, Plain(model), stream(), plan, 1, phase="x", images=4)
+        weights.append(torch.cat([one.detach().flatten() for one in model.parameters() if one.requires_grad]))
+    assert float((weights[1] - weights[0]).std()) == pytest.approx(0.01, rel=0.05)
+    first, second = (line["gradient"] for line in lines(tmp_path))
+    assert first == second
 
 
 def test_bfloat16_on_the_cpu_keeps_losses_boxes_and_weights_in_float32(make_engine: Callable[..., Engine]) -> None:
