@@ -30,7 +30,7 @@ from incdet.methods.method import Method
 from incdet.methods.registry import frozen_settings, get_method
 from incdet.network import checkpoint
 from incdet.network.retinanet import IncrementalRetinaNet
-from incdet.training.increment import TrainingSet, choose_exemplars
+from incdet.training.increment import TrainingSet, choose_exemplars, grown
 from incdet.training.increment import train as train_phase
 from incdet.training.processes import Processes
 from incdet.training.schedule import Phase
@@ -81,7 +81,7 @@ def train(config: Config, *, resume: bool = False, display: Display | None = Non
         for method in methods:
             work.begin(method.name)
             if method.joint:
-                finished.append(learn_joint(work, method))
+                finished.append(learn_joint(work, method, first))
             else:
                 finished.append(learn_method(work, method, first, first_results, memory))
         conclude(work, finished)
@@ -162,8 +162,8 @@ def learn_method(work: Run, method: Method, model: IncrementalRetinaNet, first: 
     return learn_steps(work, method, model, memory, results)
 
 
-def learn_joint(work: Run, method: Method) -> Results:
-    """The upper bound: all steps' images at once with all their labels, from the weights step 1 started from."""
+def learn_joint(work: Run, method: Method, first: IncrementalRetinaNet) -> Results:
+    """The upper bound: all steps' images at once with all their labels, from what step 1 began as or from its end."""
     folder, last = work.folder.method(method.name), len(work.protocol.steps)
     results = work.taken_up(folder, method)
     if results.steps:
@@ -171,7 +171,12 @@ def learn_joint(work: Run, method: Method) -> Results:
         return results
     view = joint_view(work.source.train, work.protocol, last)
     start = time.perf_counter()
-    model = work.engine.processes.first(lambda: build_model(work.config, work.vocabulary(last)))
+    if work.config.train.joint.start == "step 1":
+        model = first
+        for step in range(2, last + 1):
+            model = grown(work.config, model, step_view(work.source.train, work.protocol, step))
+    else:
+        model = work.engine.processes.first(lambda: build_model(work.config, work.vocabulary(last)))
     states = folder / "states"
     records, steps = TrainingSet(tuple(view.records)), work.lengths.joint(view.images)
     train_phase(work.shop(states), model, method, {}, records, work.config.train.joint, steps, Phase(None, "train"))

@@ -181,6 +181,13 @@ class Schedule(Section):
         return self
 
 
+class JointSchedule(Schedule):
+    """How long and how fast all classes are learned at once, and from where."""
+
+    start: Literal["weights", "step 1"] = "weights"
+    """What the network begins as: with `model.weights` as step 1 did, or as the detector of step 1."""
+
+
 class Train(Section):
     """The schedules. Keys that `increment`, `finetune` and `joint` leave out, lengths excepted, are those of `base`."""
 
@@ -190,7 +197,7 @@ class Train(Section):
     """Every later step; without a length, as many passes over its images as step 1."""
     finetune: Schedule = Schedule(lr=0.001, warmup=50)
     """The balanced fine-tune after a later step; without a rate or a length, a tenth of the step's."""
-    joint: Schedule = Schedule()
+    joint: JointSchedule = JointSchedule()
     """All classes at once, the upper bound; without a length, the passes that all steps together make over theirs."""
 
     @model_validator(mode="after")

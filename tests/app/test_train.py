@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finished_run import Finished, quiet
 from helpers import assert_equal_states, state_of
 
@@ -413,6 +414,15 @@ def test_an_error_while_scoring_ends_the_run_with_its_own_message(
 
 
 @pytest.mark.usefixtures("without_report")
+def test_joint_may_begin_with_the_detector_of_step_1(finished: Finished, settings: Settings) -> None:
+    warm = settings(methods=["joint"], train={"joint": {"start": "step 1", "iterations": 1, "lr": 1e-9, "warmup": 0}})
+    root = train(warm, display=quiet()[0])
+    found, first = (checkpoint.load(root / place) for place in ("step_3", "base/step_1"))
+    assert found.vocab.steps == tuple(tuple(names) for names in STEPS)
+    for name, value in first.model.state_dict().items():
+        torch.testing.assert_close(found.model.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
 def test_joint_resumes_too(finished: Finished, settings: Settings) -> None:
     config = settings(methods=["joint"])
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incdet.config import Config, Schedule, Train, describe_keys, load_config, parse_config
+from incdet.config import Config, JointSchedule, Schedule, Train, describe_keys, load_config, parse_config
 from incdet.config.architecture import Architecture
 from incdet.config.yamlfile import parse_yaml, write_yaml
 from incdet.errors import InputError
@@ -34,7 +34,8 @@ def test_an_empty_file_is_the_defaults(write: Path, monkeypatch: pytest.MonkeyPa
     assert config == load_config()
     assert config.train == Config().train and config.method == {}
     assert config.train.base.epochs == 12
-    assert config.train.increment == config.train.joint == config.train.base.model_copy(update={"epochs": None})
+    assert config.train.increment == config.train.base.model_copy(update={"epochs": None})
+    assert config.train.joint == JointSchedule(**config.train.increment.model_dump())
     assert (config.train.finetune.epochs, config.train.finetune.iterations) == (None, None)
     assert config.data.root == config.output / "data/96px_600+200_seed0"
 
