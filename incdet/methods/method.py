@@ -49,8 +49,8 @@ class Averaging(Part):
     """The student starts between the network before the step and the interim one; its new predictor is the latter's."""
 
     name: ClassVar[str] = "averaging"
-    old: float = Field(0.5, ge=0, le=1)
-    """Weight of the network before the step in the shared parameters."""
+    old: float | None = Field(None, ge=0, le=1)
+    """Weight of the network before the step in the shared parameters; null takes the share of classes that are old."""
 
 
 class Branch(Part):

@@ -131,7 +131,8 @@ def learn_step(
         if "interim" in method.teachers:
             teachers["interim"] = Teacher(interim, first=len(before.vocab))
         if method.averaging is not None:
-            average(student, interim, method.averaging.old)
+            share = len(before.vocab) / len(student.vocab)
+            average(student, interim, share if method.averaging.old is None else method.averaging.old)
     # What follows works on copies; the original would only take memory from them.
     before.to("cpu")
 

@@ -271,6 +271,17 @@ def test_averaging_moves_the_shared_parameters_and_takes_the_new_predictor(scene
     assert any(name.startswith(newest) for name in start)
 
 
+@pytest.mark.parametrize(("old", "used"), [(0.9, 0.9), (None, None)])
+def test_the_old_network_weighs_as_much_as_its_share_of_the_classes(
+    scenery: Scenery, monkeypatch: pytest.MonkeyPatch, old: float | None, used: float | None
+) -> None:
+    told: list[float] = []
+    monkeypatch.setattr("incdet.training.increment.average", lambda _student, _interim, share: told.append(share))
+    before, new = len(scenery.before.vocab), len(scenery.view.names)
+    learn(scenery, replace(DOUBLE, averaging=Averaging(old=old)))
+    assert told == [before / (before + new) if used is None else used]
+
+
 def test_a_step_with_an_interim_network_is_learned_to_its_end(scenery: Scenery) -> None:
     outcome = learn(scenery, DOUBLE)
     assert outcome.iterations == {"interim": 2, "train": 4, "finetune": 2} and len(outcome.memory) == 6
