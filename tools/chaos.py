@@ -4,6 +4,7 @@
     python tools/chaos.py operations               SIGKILL before each operation on a file
     python tools/chaos.py both --count 2 --stride 200
     python tools/chaos.py disk --count 15          disks too small, one read-only; needs the right to mount
+    python tools/chaos.py quota --count 15         quotas too small; needs btrfs-progs too
 
 A tiny but whole run (``train``: three steps with interim teacher, fine-tune, memory and report; with ``--extend`` one
 class more for a checkpoint) is done in real processes. Compared are the names of all files that are left, and the
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def main(words: Sequence[str] | None = None) -> int:
     """Do what ``words`` say; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "operations", "both", "disk"))
+    parser.add_argument("what", choices=("kills", "operations", "both", "disk", "quota"))
     parser.add_argument("--count", type=int, default=20, metavar="N", help="kills at random, or sizes of disks [20]")
     parser.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth operation [1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
@@ -47,13 +48,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _trials(options: argparse.Namespace, root: Path) -> Iterator[Told]:
-    from trust.disk import too_small
+    from trust.disk import over_quota, too_small
     from trust.kills import at_random, before_every_operation
     from trust.scene import Scene
 
     scene = (Scene.extend if options.extend else Scene.train)(root, options.overrides, fresh=options.fresh)
     if options.what == "disk":
         yield from too_small(scene, options.count)
+    if options.what == "quota":
+        yield from over_quota(scene, options.count)
     if options.what in ("kills", "both"):
         yield from at_random(scene, options.count, options.seed)
     if options.what in ("operations", "both"):
