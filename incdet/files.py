@@ -101,6 +101,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             draft.write_bytes(content)
 
 
+def write_remade(path: Path, content: bytes) -> None:
+    """Writes ``content`` in place, not waiting for the disk: for files that are made anew until a later one is there.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as fault:
+        raise OutputError(_finding(path, fault)) from fault
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8 with the line ends it has, whole or not at all; raises as ``replacing`` does."""
     write_bytes(path, text.encode("utf-8"))

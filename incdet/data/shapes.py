@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from incdet.data.formats.coco import write_coco
 from incdet.data.records import Record
-from incdet.errors import Finding, InputError, OutputError
+from incdet.errors import Finding, InputError
+from incdet.files import write_remade
 
 CLASSES = ("circle", "cross", "ring", "square", "star", "triangle")
 SPLITS = ("train", "test")
@@ -106,10 +107,9 @@ def _draw_split(root: Path, split: str, stamp: Mapping[str, Any]) -> Iterator[No
         rng = np.random.default_rng(np.random.SeedSequence([stamp["seed"], SPLITS.index(split), index]))
         canvas, boxes, names = draw_image(rng, stamp["size"])
         path = folder / f"{index + 1:06d}.png"
-        if not cv2.imwrite(str(path), cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-            raise OutputError(
-                Finding(str(path), "output", "cannot be written", "free some space, or name another root")
-            )
+        # OpenCV's own writing says no more than that it did not succeed.
+        content = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+        write_remade(path, content.tobytes())
         records.append(
             Record(
                 path,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -130,8 +131,11 @@ def test_drawing_needs_no_torch() -> None:
 def test_a_picture_that_cannot_be_written_is_told_and_drawn_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="000001.png.*cannot be written"):
-        patch.setattr(cv2, "imwrite", lambda *_: False)
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="000001.png.*your quota is used up"):
+        patch.setattr(Path, "write_bytes", refuse)
         write_shapes(tmp_path / "data", train=3, test=2, size=48)
     write_shapes(tmp_path / "data", train=3, test=2, size=48)
     assert len(list((tmp_path / "data").rglob("*.png"))) == 5
