@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,12 @@ NEAR = 1e-3
 """Scores, logits and offsets may differ by this (offsets and logits also relative to their size)."""
 SHARE = 0.01
 """Of the detections, how many may miss a partner: at a threshold rounding decides."""
+
+
+UNORDERED = (
+    "; a state dict cannot hold that earlier classes go first (model.precedence): its new classes' scores are those "
+    "before the old ones' are taken off"
+)
 
 
 class Exported(NamedTuple):
@@ -86,22 +93,31 @@ def export(
     if kind.startswith("onnx"):
         _require("onnx", "onnxruntime")
     model = detector.model if classes is None else select(detector.model, classes)
+    lost = kind == "state" and model.architecture.precedence > 0 and len(model.vocab.steps) > 1
+    if lost:  # tensors alone cannot say how they are to be read
+        model = _as_it_speaks(model)
     plain = plain_network(model)
     model = _on_cpu(model)
     description = output.with_name(f"{output.name}.json")
     about = _about(model, output, kind)
     with replacing(output) as draft:
         exporter, proof = _WAYS[kind](model, plain, draft, pictures)
+        proof += UNORDERED if lost else ""
         with replacing(description) as told:
             write_json(told, {**about, "exporter": exporter, "verified": proof})
     return Exported(output, description, exporter, proof)
 
 
+def _as_it_speaks(model: IncrementalRetinaNet) -> IncrementalRetinaNet:
+    """A copy whose detections are made of the network's own scores."""
+    plain = copy.deepcopy(model)
+    plain.architecture = model.architecture.changed(precedence=0.0)
+    return plain
+
+
 def _on_cpu(model: IncrementalRetinaNet) -> IncrementalRetinaNet:
     if model.device.type == "cpu":
         return model.eval()
-    import copy
-
     return copy.deepcopy(model).cpu().eval()
 
 
@@ -138,8 +154,6 @@ def _state(model: IncrementalRetinaNet, plain: nn.Module, file: Path, proof: Pro
 
 
 def _backbone(model: IncrementalRetinaNet) -> nn.Module | None:
-    import copy
-
     return copy.deepcopy(model.backbone) if model.architecture.backbone == "external" else None
 
 
@@ -221,7 +235,7 @@ def _heads_agree(
     for picture in proof.pictures:
         batch = model.prepare([_floats(picture)])
         mine, other = model.dense(batch), run(batch.images)
-        for name, value in zip(RAW, (mine.logits, mine.deltas, mine.anchors), strict=True):
+        for name, value in zip(RAW, (model.believed(mine.logits), mine.deltas, mine.anchors), strict=True):
             expected = value.numpy()
             if expected.shape != other[name].shape:
                 problem = f"{name} has the shape {other[name].shape}, the detector's {expected.shape}"

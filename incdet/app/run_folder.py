@@ -15,8 +15,10 @@ from incdet.app import data_digest, run_manifest
 from incdet.app.lock import locked
 from incdet.app.run_manifest import RunManifest
 from incdet.config import Config, load_config
+from incdet.config.yamlfile import read_yaml
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, require_output
+from incdet.methods.registry import before_it_was_there
 from incdet.training.failure import FAILED_STEP
 
 CONFIG = "config.yaml"
@@ -58,7 +60,9 @@ def is_frozen(file: Path) -> bool:
 
 def frozen_config(file: Path) -> Config:
     """The configuration of the run in whose folder ``file`` lies, wherever that folder was copied to."""
-    return load_config(file, [f"output={json.dumps(str(file.resolve().parent))}"])
+    methods = read_yaml(file).get("method")
+    missing = before_it_was_there(methods) if isinstance(methods, dict) else []
+    return load_config(file, [f"output={json.dumps(str(file.resolve().parent))}", *missing])
 
 
 def refuse_other_run(config: Config, *, resume: bool) -> None:

@@ -141,6 +141,8 @@ class Architecture(Section):
     """Detections score higher than this, in [0, 1]."""
     nms_thresh: Fraction = 0.5
     """Two detections of one class that overlap more than this, in [0, 1], are one."""
+    precedence: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Power, 0 to 10, of (1 - the highest score of earlier steps at the anchor), which a score is multiplied by."""
     detections_per_img: Count = 300
     """Most detections in an image, at least 1."""
     topk_candidates: Count = 1000

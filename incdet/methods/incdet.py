@@ -2,7 +2,8 @@
 
 The interim teacher is fine-tuned on the step's images from the network before the step: it knows the new classes as
 well as anything does, and has forgotten the old ones, which the old network still knows. The student starts between
-the two and learns from the annotations where there are some, from the two teachers where there are none.
+the two and learns from the annotations where there are some, from the two teachers where there are none. When it
+detects, a new class is believed less where an old one is seen: its own pictures told it little of what it is not.
 
 Parts of weight or strength 0 are there to be tried: ``old_claims`` and ``kd_crosshead`` are terms, ``calibration``
 shifts the new logits when the step is learned, so that new classes cry wolf less at an unchanged AP.
@@ -11,7 +12,7 @@ shifts the new logits when the step is learned, so that new classes cry wolf les
 from __future__ import annotations
 
 from incdet.distillation.terms import KdBox, KdCrosshead, KdQuality, OldClaims
-from incdet.methods.method import Averaging, Calibration, Interim, Method, Replay
+from incdet.methods.method import Averaging, Calibration, Interim, Method, Precedence, Replay
 
 METHOD = Method(
     "incdet",
@@ -20,5 +21,6 @@ METHOD = Method(
     interim=Interim(),
     averaging=Averaging(),
     replay=Replay(share=0.3),
+    precedence=Precedence(),
     calibration=Calibration(strength=0.0),
 )

@@ -70,13 +70,24 @@ class Calibration(Part):
     """Share of the fitted shift; 0 shifts nothing."""
 
 
+class Precedence(Part):
+    """From the step on earlier classes go first: where they are seen, later ones are believed less."""
+
+    name: ClassVar[str] = "precedence"
+    power: float = Field(1.0, ge=0, le=10)
+    """A new score is multiplied by (1 - the highest earlier score at the anchor) to this power."""
+
+
 class Finetune(Part):
     """A short, class-balanced fine-tuning ends the step; its schedule is `train.finetune`."""
 
     name: ClassVar[str] = "balanced_finetune"
 
 
-FIXED = (Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name, Branch.name, Calibration.name)
+FIXED = (
+    *(Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name, Branch.name, Precedence.name),
+    Calibration.name,
+)
 """The parts that are not terms, by the names of their fields of ``Method``."""
 
 
@@ -109,6 +120,7 @@ class Method:
         balanced_finetune: What ends the step.
         penalty: Holds the parameters near where they stood before the step.
         branch: The step is learned by a network beside the old one, from the new labels alone.
+        precedence: How detections are made of the scores of earlier and later classes, once the step is learned.
         calibration: Shifts the new logits at the end of the step.
         joint: Trains on all steps' data at once; it has no teacher.
         changed: The settings that differ from the method's own, ``part.field=value``.
@@ -124,6 +136,7 @@ class Method:
     balanced_finetune: Finetune | None = None
     penalty: Penalty | None = None
     branch: Branch | None = None
+    precedence: Precedence | None = None
     calibration: Calibration | None = None
     joint: bool = False
     changed: tuple[str, ...] = ()

@@ -57,6 +57,10 @@ def known_methods() -> Mapping[str, Method]:
     return methods
 
 
+_CAME_LATER = {("incdet", "precedence", "power"): 0.0}
+"""Settings whose default is not neutral -> the neutral value."""
+
+
 def get_method(
     name: str, without: Sequence[str] = (), settings: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Method:
@@ -96,6 +100,19 @@ def settings_tree(method: Method) -> dict[str, Any]:
             place = place.setdefault(word, {})
         place[last] = setting.value
     return tree
+
+
+def before_it_was_there(frozen: Mapping[str, Any]) -> list[str]:
+    """``key=value`` words for what the ``method`` section of a frozen configuration does not know yet.
+
+    A frozen configuration holds every setting of its time. A setting that came later does nothing there, whatever its
+    default is now.
+    """
+    return [
+        f"method.{name}.{part}.{field}={value}"
+        for (name, part, field), value in _CAME_LATER.items()
+        if isinstance(frozen.get(name), Mapping) and frozen[name] and part not in frozen[name]
+    ]
 
 
 def _refused(item: str, problem: str, fix: str) -> InputError:

@@ -39,6 +39,7 @@ from incdet.network.weights import State, load_weights, read_weights
 from incdet.ops.assign import Assignment, assign
 from incdet.ops.losses import box_loss, focal_loss
 from incdet.ops.postprocess import select_detections
+from incdet.ops.precedence import with_precedence
 from incdet.vocab import Vocabulary
 
 __all__ = ["HeadOutputs", "IncrementalRetinaNet", "ImageBatch", "Target", "coverage_mask"]
@@ -339,11 +340,30 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
             "bbox_regression": box_loss(dense.deltas, dense.anchors, assignment, kind=self.architecture.box_loss),
         }
 
+    def believed(self, logits: Tensor) -> Tensor:
+        """Logits (B, A, K) as detections are made of them: earlier classes go first; see ``Architecture.precedence``.
+
+        Fewer than K columns are those of the first steps.
+        """
+        sizes, columns = [], 0
+        for names in self.vocab.steps:
+            if columns < logits.shape[-1]:
+                sizes.append(len(names))
+                columns += len(names)
+        power = self.architecture.precedence
+        return with_precedence(logits, sizes, power) if power and len(sizes) > 1 else logits
+
     @torch.no_grad()
     def postprocess(
         self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
         """Detections in prepared pixels: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) columns."""
+        return self.select(dense._replace(logits=self.believed(dense.logits)), image_sizes, score_thresh)
+
+    def select(
+        self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], score_thresh: float | None = None
+    ) -> list[dict[str, Tensor]]:
+        """``postprocess`` with the logits as they are."""
         architecture = self.architecture
         level_sizes = [
             feature.shape[-2] * feature.shape[-1] * architecture.anchors_per_cell for feature in dense.features

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetClassificationHead, RetinaNetHead
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from incdet.config.architecture import BACKBONES, DETECTORS, EXTERNAL, Architecture
@@ -24,7 +24,26 @@ from incdet.network.heads import norm_layer
 from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision_faults import faults_of
+from incdet.ops.precedence import with_precedence
 from incdet.vocab import Vocabulary
+
+
+class BelievedHead(RetinaNetClassificationHead):  # type: ignore[misc]
+    """torchvision's class head for classes of several steps: its logits are those that detections are made of.
+
+    Attributes:
+        sizes: Classes of each step.
+        power: See ``with_precedence``.
+    """
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Features (B, C, H, W) of all levels -> logits (B, A, K); while training as they are."""
+        rows: list[Tensor] = []
+        for features in x:
+            own = self.cls_logits(self.conv(features))
+            rows.append(own.flatten(2).permute(0, 2, 1).reshape(own.shape[0], -1, self.num_classes))
+        logits = torch.cat(rows, dim=1)
+        return logits if self.training else with_precedence(logits, self.sizes, self.power)
 
 
 def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> IncrementalRetinaNet:
@@ -80,6 +99,8 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
 def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     """A plain torchvision ``RetinaNet`` with equal detections that needs nothing of incdet; ``model`` stays untouched.
 
+    Where earlier classes go first (``Architecture.precedence``) its class head is a ``BelievedHead``, of incdet.
+
     The predictors are fused into one convolution; labels are the columns 0..K-1 of ``model.vocab``. Frozen BatchNorm
     becomes torchvision's ``FrozenBatchNorm2d``, which a plain model cannot thaw by ``train()``.
 
@@ -93,6 +114,9 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     norm = norm_layer(architecture.norm, architecture.channels, architecture.norm_groups)
     head = RetinaNetHead(architecture.channels, architecture.anchors_per_cell, len(model.vocab), norm_layer=norm)
     classifier = head.classification_head
+    if architecture.precedence and len(model.vocab.steps) > 1:
+        classifier.__class__ = BelievedHead
+        classifier.sizes, classifier.power = [len(names) for names in model.vocab.steps], architecture.precedence
     classifier.conv = copy.deepcopy(model.class_head.tower)
     head.regression_head.conv = copy.deepcopy(model.box_head.conv)
     head.regression_head.bbox_reg = copy.deepcopy(model.box_head.bbox_reg)

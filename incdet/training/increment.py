@@ -151,6 +151,8 @@ def learn_step(
     )
     if method.balanced_finetune is not None and len(memory):
         spent["finetune"] = balanced_finetune(shop, student, method, teachers, view, memory)
+    if method.precedence is not None:
+        student.architecture = student.architecture.changed(precedence=method.precedence.power)
     if method.replay is not None:
         memory = choose_exemplars(shop.engine, student, view.records, view.names, memory, shop.config)
         size = shop.config.evaluation.batch_size

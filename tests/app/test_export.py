@@ -24,9 +24,9 @@ from incdet.vocab import Vocabulary
 NEEDED = {"onnx": ("onnx", "onnxruntime"), "onnx-raw": ("onnx", "onnxruntime")}
 
 
-def speaking() -> IncrementalRetinaNet:
+def speaking(precedence: float = 0.0) -> IncrementalRetinaNet:
     """A network that finds something in any picture."""
-    model = network(("a", "b"), ("c",), score_thresh=0.4, detections_per_img=40)
+    model = network(("a", "b"), ("c",), score_thresh=0.4, detections_per_img=40, precedence=precedence)
     for predictor in model.class_head.predictors:
         torch.nn.init.zeros_(predictor.bias)  # type: ignore[arg-type]
     model.calibration = Calibration({"a": 0.4}, 1.5, 3, "a test")
@@ -54,6 +54,17 @@ def test_every_format_finds_what_the_detector_finds(
     if kind != "onnx-raw":
         assert int(told["verified"].split()[0]) > 10
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.bin", "model.bin.json"]
+
+
+@pytest.mark.parametrize("kind", verb.FORMATS)
+def test_earlier_classes_go_first_in_every_file_that_can_say_so(tmp_path: Path, kind: exporting.Format) -> None:
+    for package in NEEDED.get(kind, ()):
+        pytest.importorskip(package)
+    model, pictures = speaking(0.2), proof_pictures(None, 2)
+    assert len(model([torch.zeros(3, 48, 64)])[0]["scores"]) > 0
+    done = exporting.export(Detector(model, "x"), tmp_path / "model", kind, pictures)
+    assert ("cannot hold that earlier classes go first" in done.proof) == (kind == "state")
+    assert model.architecture.precedence == 0.2
 
 
 @pytest.mark.parametrize("kind", verb.FORMATS)

@@ -20,6 +20,7 @@ from incdet.distillation.cache_file import Key
 from incdet.errors import InputError
 from incdet.evaluation.match_file import load_matches
 from incdet.memory.manifest import load_memory
+from incdet.methods.registry import get_method
 from incdet.report.html import write_report
 from incdet.report.saved import SavedRun
 from incdet.training.phase_state import read_state
@@ -42,7 +43,10 @@ def test_results_memory_judgements_and_settings_of_a_run_are_read(run: Path) -> 
     assert saved.results[0].classes == [["circle", "cross"], ["star"]]
     assert len(load_memory(run / "memory" / "step_2.json")) == 3
     assert list(load_matches(run / "step_2") or ()) == ["circle", "cross", "star"]
-    assert frozen_config(run / "config.yaml").memory.total == 3
+    frozen = frozen_config(run / "config.yaml")
+    assert frozen.memory.total == 3
+    # What came later does nothing in a run of before, whatever its default is now.
+    assert get_method("incdet", settings=frozen.method).parts["precedence"].power == 0.0
     manifest = RunManifest.load(run)
     manifest.verify_config(run / "config.yaml")
     assert manifest.makers[-1]["incdet"] == "0.1.0"

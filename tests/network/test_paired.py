@@ -71,6 +71,16 @@ def test_old_detections_stay_bit_for_bit_over_any_number_of_steps(trunk: Trunk, 
     assert before.trunks == (trunk,) * 3 and not before.trainable_names()
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_a_network_in_which_earlier_classes_go_first_stays_one(trunk: Trunk) -> None:
+    before = network(("a", "b"), ("c",), precedence=1.0, detections_per_img=20, score_thresh=0.005).eval()
+    with torch.no_grad():
+        expected = before(pictures(2))
+        found = paired(before, learned(before, ("d", "e", "f"), trunk), trunk)(pictures(2))
+    assert_equal_detections(of_columns(found, 3), expected)
+    assert any((image["labels"] >= 3).any() for image in found)
+
+
 def test_a_new_score_is_discounted_by_the_highest_old_one_over_it() -> None:
     old = {
         "boxes": torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]]),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from helpers import network, pictures
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -333,3 +334,22 @@ def test_a_body_without_a_pyramid_as_in_torchvisions_documentation_is_known_by_n
     for model in (ours, loaded):
         same_detections(detect(model), detect(plain), KEPT)
     same_detections(detect(to_torchvision(loaded)), detect(ours), [0, 1, 2])
+
+
+def test_torchvisions_head_puts_earlier_classes_first_when_it_detects() -> None:
+    model = network(("a", "b"), ("c",), precedence=1.0, score_thresh=0.005, detections_per_img=3000)
+    model.architecture = model.eval().architecture.changed(topk_candidates=10000)
+    plain, silent = to_torchvision(model), copy.deepcopy(model)
+    silent.architecture = model.architecture.changed(precedence=0.0)
+    for image in pictures():
+        (mine,), (other,), (before,) = model([image]), plain([image]), silent([image])
+        assert mine["labels"].tolist() == other["labels"].tolist()
+        torch.testing.assert_close(mine["scores"], other["scores"])
+        highest = [found["scores"][found["labels"] == 2].max() for found in (mine, before)]
+        assert highest[0] < highest[1]
+        for column in (0, 1):
+            old = [found["scores"][found["labels"] == column] for found in (mine, before)]
+            assert torch.equal(*old)
+    truth = [{"boxes": torch.tensor([[4.0, 4.0, 30.0, 30.0]]), "labels": torch.tensor([2])}] * 2
+    losses = [one.train()(pictures(), truth)["classification"] for one in (plain, to_torchvision(silent))]
+    assert torch.equal(*losses)

@@ -16,7 +16,7 @@ from incdet.distillation.provider import Teaching
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.terms import PseudoLabels
 from incdet.memory.exemplars import Memory
-from incdet.methods.method import Averaging, Interim, Method, Replay
+from incdet.methods.method import Averaging, Interim, Method, Precedence, Replay
 from incdet.methods.penalty import Penalty
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import IncrementalRetinaNet
@@ -280,6 +280,13 @@ def test_the_old_network_weighs_as_much_as_its_share_of_the_classes(
     before, new = len(scenery.before.vocab), len(scenery.view.names)
     learn(scenery, replace(DOUBLE, averaging=Averaging(old=old)))
     assert told == [before / (before + new) if used is None else used]
+
+
+def test_from_its_step_on_earlier_classes_go_first(scenery: Scenery) -> None:
+    assert learn(scenery, DOUBLE).model.architecture.precedence == 0.0
+    method = replace(DOUBLE, precedence=Precedence(power=0.5))
+    assert learn(scenery, method).model.architecture.precedence == 0.5
+    assert scenery.before.architecture.precedence == 0.0
 
 
 def test_a_step_with_an_interim_network_is_learned_to_its_end(scenery: Scenery) -> None:
