@@ -33,6 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("kills", "operations", "both", "disk", "quota"))
     parser.add_argument("--count", type=int, default=20, metavar="N", help="kills at random, or sizes of disks [20]")
     parser.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth operation [1]")
+    parser.add_argument("--first", type=int, default=1, metavar="N", help="begin with the Nth operation [1]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     parser.add_argument("--extend", action="store_true", help="extend a checkpoint in place of training")
     parser.add_argument("--fresh", action="store_true", help="start an interpreter for each process, do not fork")
@@ -60,7 +61,7 @@ def _trials(options: argparse.Namespace, root: Path) -> Iterator[Told]:
     if options.what in ("kills", "both"):
         yield from at_random(scene, options.count, options.seed)
     if options.what in ("operations", "both"):
-        yield from before_every_operation(scene, options.stride)
+        yield from before_every_operation(scene, options.stride, options.first)
 
 
 def tell(trials: Iterable[Told]) -> int:

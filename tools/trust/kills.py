@@ -51,14 +51,14 @@ def at_random(scene: Scene, kills: int, seed: int) -> Iterator[Told]:
         yield Told(what, len(moments), _taken_up(scene, folder, wanted))
 
 
-def before_every_operation(scene: Scene, stride: int = 1) -> Iterator[Told]:
-    """A kill before each operation that changes a file or a folder, from the first to the last of a run."""
+def before_every_operation(scene: Scene, stride: int = 1, first: int = 1) -> Iterator[Told]:
+    """A kill before each operation that changes a file or a folder, from the ``first`` to the last of a run."""
     wanted, _, _ = undisturbed(scene)
     folder, listed = scene.root / "killed", scene.root / "operations.txt"
     scene.run(folder, _counter(folder, listed, None))
     total = len(listed.read_text(encoding="utf-8").splitlines())
     shutil.rmtree(folder)
-    for number in range(1, total + 1, stride):
+    for number in range(first, total + 1, stride):
         listed.unlink(missing_ok=True)
         ended = scene.run(folder, _counter(folder, listed, number))
         last = listed.read_text(encoding="utf-8").splitlines()[-1]
