@@ -17,7 +17,7 @@ from incdet.methods.method import Averaging, Calibration, Interim, Method, Prece
 METHOD = Method(
     "incdet",
     "ours: two teachers, quality-focal distillation of both, replay, start from their average",
-    terms=(KdQuality(), KdBox(weight=0.5), OldClaims(weight=0.0), KdCrosshead(weight=0.0)),
+    terms=(KdQuality(weight=10.0), KdBox(weight=0.5), OldClaims(weight=0.0), KdCrosshead(weight=0.0)),
     interim=Interim(),
     averaging=Averaging(),
     replay=Replay(share=0.3),
