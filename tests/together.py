@@ -45,7 +45,7 @@ from incdet.training.train_step import TrainStep
 
 METHODS = ("finetune", "eeil", "cldetr", "incdet")
 STEPS = 20
-PLAN = {"batch_size": 4, "optimizer": "sgd", "lr": 0.02, "warmup": 0, "schedule": "constant", "clip": 5.0}
+PLAN = {"batch_size": 4, "optimizer": "sgd", "lr": 0.01, "warmup": 0, "schedule": "constant", "clip": 5.0}
 EXTENSION = ("memory.total=8", "train.increment.iterations=3", "train.finetune.iterations=2", "train.increment.lr=0.01")
 
 

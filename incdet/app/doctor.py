@@ -142,7 +142,7 @@ def operators(place: torch.device) -> Check:
     """Whether torchvision's compiled operators run where training will."""
     try:
         kept = nms(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]], device=place), torch.tensor([0.5, 0.9]).to(place), 0.5)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # an operator that is not there raises a kind of it
         fix = "install torch and torchvision of one build together"
         return _wrong("operators", "", f"torchvision's nms does not run on {place.type} ({str(error)[:120]})", fix)
     return Check("operators", f"torchvision's nms runs on {place.type}, {len(kept)} of 2 boxes kept")

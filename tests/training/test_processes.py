@@ -151,9 +151,7 @@ def test_two_processes_learn_what_one_does_in_two_pieces(several: Several, tmp_p
         theirs = several.written["found"][name]
         assert len(theirs["losses"]) == len(own["losses"]) == together.STEPS == 20
         for one, other in zip(theirs["losses"], own["losses"], strict=True):
-            # Of a large gradient the norm rounds more than the losses it is the slope of.
-            assert one["gradient"] == pytest.approx(other["gradient"], rel=1e-4), name
-            assert one | {"gradient": 0} == pytest.approx(other | {"gradient": 0}, rel=1e-5, abs=1e-5), name
+            assert one == pytest.approx(other, rel=1e-5, abs=1e-5), name
         for key, value in own["state"].items():
             torch.testing.assert_close(theirs["state"][key], value, rtol=1e-5, atol=1e-5, msg=f"{name}: {key}")
     words = {name: set(one["losses"][0]) - {"loss", "gradient", "iteration", "lr"} for name, one in mine.items()}
