@@ -92,6 +92,11 @@ def edit_classes(
         fix = "add --images with pictures of the kind that the detector is for; they need no labels"
         raise InputError(Finding("command line", "merge", "has no picture to learn from", fix))
     names = model.vocab.names
+    steps = [one.step for one in classes]
+    if model.architecture.precedence and steps != sorted(steps):
+        problem = "puts a later step's class before an earlier one's, and earlier classes go first in this detector"
+        fix = "keep the steps in their order, and reorder the classes within them"
+        raise InputError(Finding("command line", "order", problem, fix))
     result = with_columns(model, _vocabulary(model.vocab, classes), [one.columns[0] for one in classes])
     display = display or Display.on_stderr()
 

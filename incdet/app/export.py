@@ -95,7 +95,7 @@ def export(
     model = detector.model if classes is None else select(detector.model, classes)
     lost = kind == "state" and model.architecture.precedence > 0 and len(model.vocab.steps) > 1
     if lost:  # tensors alone cannot say how they are to be read
-        model = _as_it_speaks(model)
+        model = _without_precedence(model)
     plain = plain_network(model)
     model = _on_cpu(model)
     description = output.with_name(f"{output.name}.json")
@@ -108,7 +108,7 @@ def export(
     return Exported(output, description, exporter, proof)
 
 
-def _as_it_speaks(model: IncrementalRetinaNet) -> IncrementalRetinaNet:
+def _without_precedence(model: IncrementalRetinaNet) -> IncrementalRetinaNet:
     """A copy whose detections are made of the network's own scores."""
     plain = copy.deepcopy(model)
     plain.architecture = model.architecture.changed(precedence=0.0)

@@ -38,6 +38,8 @@ class Sameness:
         differing: In how many pictures logits or detections of a class differ, by its name in the second detector; by
             rounding they may where every number that they come from is the same.
         largest: The largest difference of a logit.
+        believed: In how many pictures a class with the same scores is believed more or less than before, because of
+            the classes of earlier steps (``Architecture.precedence``) some are gone or new; by its new name.
     """
 
     classes: int
@@ -46,9 +48,19 @@ class Sameness:
     detections: int = 0
     differing: dict[str, int] = field(default_factory=dict)
     largest: float = 0.0
+    believed: dict[str, int] = field(default_factory=dict)
 
     def describe(self, whose: str = "other classes") -> str:
-        """The result in a sentence; ``whose`` says which classes were compared."""
+        """The result in a sentence or two; ``whose`` says which classes were compared."""
+        if not self.believed:
+            return self._scores(whose)
+        listed = ", ".join(f"{name} in {count}" for name, count in self.believed.items())
+        return (
+            f"{self._scores(whose)}\nthat is the scores of the network; earlier classes go first in this detector "
+            f"(model.precedence), they are others now, and where they are seen these are believed otherwise: {listed}"
+        )
+
+    def _scores(self, whose: str) -> str:
         looked = f"{self.images} pictures ({self.logits:,} scores, {self.detections:,} detections)"
         if not self.differing and self.largest:
             rounding = f"up to the rounding of another width (logits differ by at most {self.largest:.1g})"
@@ -101,6 +113,8 @@ def compare(
             result.detections += len(found[0][1])
             if not same:
                 result.differing[name] = result.differing.get(name, 0) + 1
+            elif apart and float((one.believed[..., mine] - other.believed[..., theirs]).abs().max()) > ROUNDING:
+                result.believed[name] = result.believed.get(name, 0) + 1
         if progress is not None:
             progress(result.images)
     return result
@@ -153,11 +167,16 @@ class _Look(NamedTuple):
         dense = model.dense(prepared)
         return cls(model, prepared, dense, model.detections(dense, prepared)[0] if dense.members else {})
 
+    @property
+    def believed(self) -> Tensor:
+        """(1, A, K) logits that detections are made of."""
+        return self.model.believed(self.dense.logits)
+
     def found(self, column: int, apart: bool) -> Found:
-        """Boxes and scores of a class, by itself where that is asked for."""
+        """Boxes and scores of a class, by itself (without what other classes do to it) where that is asked for."""
         if apart:
             alone = self.dense._replace(logits=self.dense.logits[..., [column]])
-            seen = self.model.detections(alone, self.prepared)[0]
+            seen = self.model.select_detections(alone, self.prepared.image_sizes)[0]
             return seen["boxes"], seen["scores"]
         whole = self.whole or self.model.detections(self.dense, self.prepared)[0]
         own = whole["labels"] == column

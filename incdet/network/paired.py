@@ -122,7 +122,7 @@ class PairedRetinaNet(IncrementalRetinaNet):
         column = 0
         for one in dense.members:
             first = one._replace(logits=self.believed(one.logits)) if not column else one
-            own = self.select(first, image_sizes, score_thresh)
+            own = self.select_detections(first, image_sizes, score_thresh)
             found = [merged(old, new, column, least) for old, new in zip(found, own, strict=True)] if found else own
             column += one.logits.shape[-1]
         return found

@@ -358,9 +358,9 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
         self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
         """Detections in prepared pixels: per image ``boxes`` (N, 4), ``scores`` (N,), ``labels`` (N,) columns."""
-        return self.select(dense._replace(logits=self.believed(dense.logits)), image_sizes, score_thresh)
+        return self.select_detections(dense._replace(logits=self.believed(dense.logits)), image_sizes, score_thresh)
 
-    def select(
+    def select_detections(
         self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
         """``postprocess`` with the logits as they are."""

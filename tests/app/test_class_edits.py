@@ -36,6 +36,19 @@ def test_steps_stay_as_far_as_the_order_lets_them() -> None:
     assert steps(Edits(rename={"a": "x"}, remove=["x"], order=["c", "b"])) == (("c",), ("b",))
 
 
+def test_where_earlier_classes_go_first_the_proof_says_who_is_believed_otherwise() -> None:
+    model = loud(("a", "b"), ("c",), ("d",), precedence=1.0)
+    same = edit_classes(model, Edits(rename={"c": "x"}, remove=["d"], order=["b", "a", "x"]), display=quiet()).proof
+    assert not same.differing and not same.believed and "believed" not in same.describe()
+    fewer = edit_classes(model, Edits(remove=["a"]), display=quiet()).proof
+    assert not fewer.differing and fewer.believed == {"c": 4, "d": 4}
+    assert "believed otherwise: c in 4, d in 4" in fewer.describe()
+    with pytest.raises(InputError, match="earlier classes go first in this detector -> keep the steps in their order"):
+        edit_classes(model, Edits(order=["c", "a", "b", "d"]), display=quiet())
+    plain = loud(("a", "b"), ("c",), ("d",))
+    assert not edit_classes(plain, Edits(remove=["a"]), display=quiet()).proof.believed
+
+
 @pytest.mark.parametrize(
     ("edits", "said"),
     [
