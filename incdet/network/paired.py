@@ -121,8 +121,8 @@ class PairedRetinaNet(IncrementalRetinaNet):
         found: list[dict[str, Tensor]] = []
         column = 0
         for one in dense.members:
-            first = one._replace(logits=self.believed(one.logits)) if not column else one
-            own = self.select_detections(first, image_sizes, score_thresh)
+            shown = one if column else one._replace(logits=self.believed(one.logits))
+            own = self.select_detections(shown, image_sizes, score_thresh)
             found = [merged(old, new, column, least) for old, new in zip(found, own, strict=True)] if found else own
             column += one.logits.shape[-1]
         return found
