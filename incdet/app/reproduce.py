@@ -59,7 +59,7 @@ class Suite(NamedTuple):
 
     Attributes:
         name: Of ``suites.SUITES``.
-        methods: Names, with the parts that they go without after dashes (``incdet-kd_box``); empty takes all.
+        methods: Names, with the parts that they go without after dashes (``incdet-kd_box``); empty takes the suite's.
         seeds: One run of everything for each.
         output: Runs go to ``output/PROTOCOL/seed-S/METHOD``; see ``suite_runs``.
         results: The table's JSON; the page lies beside it.
@@ -85,7 +85,8 @@ class Suite(NamedTuple):
         Raises:
             InputError: A suite, method, part or setting is unknown, or a configuration cannot be read.
         """
-        words = self.methods or [*ORDER, *(name for name in OWN if name not in ORDER)]
+        benchmark = suite_named(self.name)
+        words = self.methods or benchmark.methods or [*ORDER, *(name for name in OWN if name not in ORDER)]
         of_methods = [word for word in self.settings if word.startswith("method.")]
         names = [word.split("-")[0] for word in words]
         for setting in of_methods:
@@ -95,7 +96,7 @@ class Suite(NamedTuple):
                 )
         rows = []
         for seed in self.seeds:
-            for entry in suite_named(self.name):
+            for entry in benchmark.entries:
                 place = self.output / entry.name / f"seed-{seed}"
                 for word in words:
                     name, *parts = word.split("-")
@@ -128,10 +129,11 @@ def reproduce(suite: Suite, *, limit: float | None = None, display: Display | No
         TrainingError: A loss was not finite.
     """
     wanted = suite.wanted()
-    document = SuiteDocument(suite.results, suite.name, suite.command)
+    study = bool(suite_named(suite.name).methods)
+    document = SuiteDocument(suite.results, suite.name, suite.command, study=study)
     for row in wanted:
         about = " ".join([f"`configs/{row.entry.config}`", *(f"`{word}`" for word in row.entry.settings)])
-        document.want(row.entry.name, about, {row.seed: [FIRST, row.method_title]})
+        document.want(row.entry.name, about, {row.seed: [*([] if study else [FIRST]), row.method_title]})
     complete, stopped = True, threading.Event()
     try:
         with _limited(limit, stopped):
@@ -174,8 +176,17 @@ def _settle(suite: Suite, row: Wanted, document: SuiteDocument, display: Display
 
 def _run_of(row: Wanted, title: str, settings: dict[str, object]) -> MethodRun | None:
     """The run with these settings, a finished one before others."""
-    found = [run for run in runs_below(row.place) if run.method.title == title and same(run.settings, settings)]
+    runs = (run for place in _places(row.place) for run in runs_below(place))
+    found = [run for run in runs if run.method.title == title and same(run.settings, settings)]
     return min(found, key=lambda run: run.results is None, default=None)
+
+
+def _places(own: Path) -> list[Path]:
+    """Where runs of a protocol and seed may lie: in a folder of its own, or in that of another protocol of the seed.
+
+    Settings tell them apart, so that a study takes up what the benchmark has trained.
+    """
+    return [own, *sorted(place for place in own.parents[1].glob(f"*/{own.name}") if place != own)]
 
 
 def _to_train(row: Wanted, run: MethodRun | None, settings: dict[str, object]) -> Config:
@@ -183,7 +194,8 @@ def _to_train(row: Wanted, run: MethodRun | None, settings: dict[str, object]) -
     if run is not None:
         data = run.frozen.data.model_copy(update={"root": row.config.data.root})
         return run.frozen.model_copy(update={"output": run.root, "data": data, "engine": row.config.engine})
-    base = trained_base(row.place, settings)
+    bases = (trained_base(place, settings) for place in _places(row.place))
+    base = next((base for base in bases if base is not None), None)
     output, number = row.place / row.word, 2
     while (output / CONFIG).exists():  # of other settings
         output, number = row.place / f"{row.word}.{number}", number + 1
@@ -200,7 +212,8 @@ def _keep(suite: Suite, row: Wanted, document: SuiteDocument, run: MethodRun, re
     places = {other: suite.output / row.entry.name / f"seed-{other}" for other in _seeds(document, row.entry.name)}
     runs = [
         (seed, found.method.title, found)
-        for seed, place in places.items()
+        for seed, own_place in places.items()
+        for place in _places(own_place)
         for found in runs_below(place)
         if (kept := document.row(row.entry.name, seed, found.method.title, found.settings))
         and found.results

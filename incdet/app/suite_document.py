@@ -28,10 +28,11 @@ class SuiteDocument:
         path: Of the JSON; the page has the suffix .md.
         suite: Its name.
         command: The command that goes on with it.
+        study: Its protocols stand in one table, beside each other.
     """
 
-    def __init__(self, path: Path, suite: str, command: str) -> None:
-        self.path, self.suite, self.command = path, suite, command
+    def __init__(self, path: Path, suite: str, command: str, *, study: bool = False) -> None:
+        self.path, self.suite, self.command, self.study = path, suite, command, study
         self.rows: dict[tuple[str, int, str], Row] = {}
         self.configs: dict[str, Settings] = {}
         self.protocols: dict[str, dict[str, Any]] = {}
@@ -108,6 +109,7 @@ class SuiteDocument:
             "schema": SCHEMA,
             "suite": self.suite,
             "command": self.command,
+            **({"study": True} if self.study else {}),
             "protocols": self.protocols,
             "configs": {key: self.configs[key] for key in sorted(used)},
             "rows": [self.rows[key] for key in sorted(self.rows)],

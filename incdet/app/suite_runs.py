@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,5 +119,10 @@ def digest(settings: Settings) -> str:
 
 
 def _of_step_1(settings: Settings) -> Settings:
-    later = ("method.", "memory.", "train.increment.", "train.finetune.", "train.joint.")
-    return {key: value for key, value in settings.items() if not key.startswith(later)}
+    sections = ("method.", "memory.", "train.increment.", "train.finetune.", "train.joint.")
+    later = (*sections, "protocol.old_labels", "protocol.images_per_class", "protocol.hidden_share")
+    own = {key: value for key, value in settings.items() if not key.startswith(later)}
+    steps = own["protocol.steps"]
+    if own["protocol.images"] != "partition":  # which shares images out among all steps
+        own["protocol.steps"] = re.split(r"[+x]", steps)[0] if isinstance(steps, str) else steps[0]
+    return own

@@ -99,7 +99,8 @@ def prepare_data(config: Config) -> tuple[Source, Protocol]:
     rule = config.protocol
     steps = parse_steps(rule.steps, class_order(rule.order, source.names, source.source_ids))
     name = rule.steps if isinstance(rule.steps, str) else "+".join(str(len(step)) for step in steps)
-    protocol = Protocol(name, rule.order, steps, rule.images, rule.old_labels)
+    scarcity = (rule.images_per_class, rule.hidden_share)
+    protocol = Protocol(name, rule.order, steps, rule.images, rule.old_labels, *scarcity)
     findings = check_protocol(protocol, source.train, source.names)
     if any(finding.severity == "error" for finding in findings):
         raise InputError([finding for finding in findings if finding.severity == "error"])

@@ -135,6 +135,10 @@ class Protocol(Section):
     """An image belongs to every step that has one of its classes (`overlap`), to one step (`partition`), or to all."""
     old_labels: Literal["hide", "use", "keep"] = "hide"
     """Labels of earlier classes in a step's images: hidden as in papers, used, or used with images of them alone."""
+    images_per_class: Positive | None = None
+    """Most images for each class of a step after the first; null takes all."""
+    hidden_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of such a step's images that show earlier classes, reached by leaving images out; null leaves none out."""
 
     @field_validator("order")
     @classmethod

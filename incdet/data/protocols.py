@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from incdet.data.records import Record
+from incdet.data.scarce import few_of_each, with_share
 from incdet.errors import Finding, InputError, suggest
 from incdet.vocab import Vocabulary, clean_name
 
@@ -34,6 +35,9 @@ class Protocol:
         old_labels: What a step makes of labels of earlier steps in its images: ``hide`` them, the protocol of papers;
             ``use`` them, so that such an image refreshes old classes while it teaches new ones; or ``keep`` those
             images too that show old classes alone. Coverage says image by image which classes are annotated.
+        images_per_class: Most images for each class of a step after the first; None takes all there are.
+        hidden_share: Share of such a step's images that show classes of earlier steps, whose labels are hidden: images
+            are left out until it holds; None takes them as they are.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Protocol:
     steps: tuple[tuple[str, ...], ...]
     images: str = "overlap"
     old_labels: str = "hide"
+    images_per_class: int | None = None
+    hidden_share: float | None = None
 
     def __post_init__(self) -> None:
         refreshes = len(self.steps) > 1 and not self.steps[-1]
@@ -64,7 +70,13 @@ class Protocol:
     def hash(self) -> str:
         """16 hex digits over steps and image rule (not over the name, nor how the order was written)."""
         rules = [self.images] if self.old_labels == "hide" else [self.images, self.old_labels]
-        return _digest([json.dumps([self.steps, *rules])])
+        return _digest([json.dumps([self.steps, *rules, *self.scarcity.items()])])
+
+    @property
+    def scarcity(self) -> dict[str, float]:
+        """What leaves images out of the steps after the first, by the names of the fields."""
+        given = {"images_per_class": self.images_per_class, "hidden_share": self.hidden_share}
+        return {key: value for key, value in given.items() if value is not None}
 
     def vocabulary(self, step: int | None = None, source_ids: Mapping[str, int] | None = None) -> Vocabulary:
         """The classes seen up to ``step`` (default: all)."""
@@ -78,6 +90,7 @@ class Protocol:
             "order": self.order,
             "images": self.images,
             "old_labels": self.old_labels,
+            **self.scarcity,
             "hash": self.hash,
             "steps": [list(step) for step in self.steps],
         }
@@ -86,7 +99,8 @@ class Protocol:
     def from_json(cls, value: Mapping[str, Any]) -> Protocol:
         """The inverse of ``to_json``."""
         steps = tuple(tuple(step) for step in value["steps"])
-        return cls(value["name"], value["order"], steps, value["images"], value.get("old_labels", "hide"))
+        scarcity = (value.get("images_per_class"), value.get("hidden_share"))
+        return cls(value["name"], value["order"], steps, value["images"], value.get("old_labels", "hide"), *scarcity)
 
 
 @dataclass(frozen=True)
@@ -246,6 +260,16 @@ def check_protocol(protocol: Protocol, records: Sequence[Record], names: Sequenc
             for name in step
             if name in names and name not in present
         ]
+        scarce = number > 1 and protocol.hidden_share is not None
+        if scarce and not any(record.counts(step) for record in _members(records, protocol, number)):
+            findings.append(
+                Finding(
+                    "protocol",
+                    "key hidden_share",
+                    f"{protocol.hidden_share} leaves step {number} no image: none shows an earlier class",
+                    "give a smaller share, or leave it out",
+                )
+            )
     return findings
 
 
@@ -255,19 +279,37 @@ def step_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepV
     Under ``old_labels`` ``use`` and ``keep`` those of earlier classes are visible too, and ``keep`` adds the images
     that show earlier classes alone.
     """
-    reached = {step} if protocol.old_labels != "keep" else {*range(1, step + 1)}
-    homes = [(record, steps_of(record, protocol)) for record in records]
-    members = [(record, steps) for record, steps in homes if reached.intersection(steps)]
-    shared = sum(min(steps) < step for _, steps in members)
+    members = _members(records, protocol, step)
+    shared = sum(min(steps_of(record, protocol)) < step for record in members)
     old = () if protocol.old_labels == "hide" else protocol.vocabulary(step).old(step)
-    return _view([record for record, _ in members], protocol, step, protocol.steps[step - 1], shared, old)
+    return _view(members, protocol, step, protocol.steps[step - 1], shared, old)
 
 
 def joint_view(records: Sequence[Record], protocol: Protocol, step: int) -> StepView:
     """All images of the steps up to ``step``, once each, with the boxes of all classes seen: the upper bound's data."""
     members = [record for record in records if any(t <= step for t in steps_of(record, protocol))]
+    if protocol.scarcity:
+        seen = {record.source_id for t in range(1, step + 1) for record in _members(records, protocol, t)}
+        members = [record for record in members if record.source_id in seen]
     names = tuple(name for names in protocol.steps[:step] for name in names)
     return _view(members, protocol, step, names, 0)
+
+
+def _members(records: Sequence[Record], protocol: Protocol, step: int) -> list[Record]:
+    """The images of ``step``, with all their labels, in source order."""
+    reached = {step} if protocol.old_labels != "keep" else {*range(1, step + 1)}
+    homes = [(record, steps_of(record, protocol)) for record in records]
+    members = [record for record, steps in homes if reached.intersection(steps)]
+    if step == 1 or not protocol.scarcity:
+        return members
+    own = [record for record in members if step in steps_of(record, protocol)]
+    if protocol.hidden_share is not None:
+        earlier = [name for names in protocol.steps[: step - 1] for name in names]
+        own = with_share(own, earlier, protocol.hidden_share)
+    if protocol.images_per_class is not None:
+        own = few_of_each(own, protocol.steps[step - 1], protocol.images_per_class)
+    kept = {record.source_id for record in own}
+    return [record for record in members if record.source_id in kept or step not in steps_of(record, protocol)]
 
 
 def steps_of(record: Record, protocol: Protocol) -> tuple[int, ...]:

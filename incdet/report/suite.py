@@ -5,7 +5,7 @@ Drawn from the saved document alone (``docs/results/SUITE.json``); half of a sui
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,17 +74,43 @@ def markdown(document: Mapping[str, Any]) -> str:
     Args:
         document: What ``tools/reproduce.py`` saves; see ``incdet.app.suite_document``.
     """
-    rows = document["rows"]
+    rows, protocols = document["rows"], document["protocols"]
     parts = [f"# {document['suite']}", f"```bash\n{document['command']}\n```", _origin(rows)]
-    for name, protocol in document["protocols"].items():
-        own = [row for row in rows if row["protocol"] == name]
+    own = {name: [row for row in rows if row["protocol"] == name] for name in protocols}
+    if document.get("study"):
+        parts.append("\n".join(f"- {name}: {protocol['about']}" for name, protocol in protocols.items()))
+        parts += [f"{name}: {_missing(protocol)}" for name, protocol in protocols.items() if protocol["missing"]]
+        parts += _tables(own, protocols)
+        return "\n\n".join([*parts, LEGEND]) + "\n"
+    for name, protocol in protocols.items():
         parts.append(f"## {name}\n\n{protocol['about']}")
         if protocol["missing"]:
-            parts.append("Not measured yet: " + "; ".join(protocol["missing"]) + ".")
-        if own:
-            groups = grouped(own)
-            parts += [_accuracy(groups, protocol["differences"]), _table(groups, USE)]
+            parts.append(_missing(protocol))
+        if own[name]:
+            parts += _tables({name: own[name]}, protocols)
     return "\n\n".join([*parts, LEGEND]) + "\n"
+
+
+def _missing(protocol: Mapping[str, Any]) -> str:
+    return f"Not measured yet: {'; '.join(protocol['missing'])}."
+
+
+def _tables(rows: Mapping[str, Sequence[Mapping[str, Any]]], protocols: Mapping[str, Any]) -> list[str]:
+    """Accuracy and use of the methods, protocol by protocol; who has one alone is not named in every line."""
+    heads = ("setting", "method") if len(protocols) > 1 and len(rows) > 1 else ("method",)
+    accuracy, use = [], []
+    for name, own in rows.items():
+        differences = protocols[name]["differences"]
+        for method, figures in grouped(own).items():
+            start = (name, method)[-len(heads) :]
+            accuracy.append([*start, *_cells(figures, ACCURACY), _against(differences.get(method))])
+            use.append([*start, *_cells(figures, USE)])
+    return [
+        _table(
+            [*heads, "seeds", *(column.head for column in ACCURACY), "against the best other"], accuracy, len(heads)
+        ),
+        _table([*heads, "seeds", *(column.head for column in USE)], use, len(heads)),
+    ]
 
 
 def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -121,28 +147,23 @@ def cell(values: Sequence[Number], scale: float = 1, digits: int = 1) -> str:
     return f"{middle} ± {np.std(known, ddof=1):.{digits}f}"
 
 
-def _accuracy(groups: Mapping[str, Sequence[Mapping[str, Any]]], differences: Mapping[str, Any]) -> str:
-    def against(method: str) -> str:
-        item = differences.get(method)
-        if item is None:
-            return "-"
-        low, high = (100 * item[key] for key in ("low", "high"))
-        return f"{100 * item['change']:+.1f} [{low:+.1f}, {high:+.1f}] to {item['rival']}"
-
-    return _table(groups, ACCURACY, ("against the best other", against))
+def _against(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return "-"
+    low, high = (100 * difference[key] for key in ("low", "high"))
+    return f"{100 * difference['change']:+.1f} [{low:+.1f}, {high:+.1f}] to {difference['rival']}"
 
 
-def _table(
-    groups: Mapping[str, Sequence[Mapping[str, Any]]],
-    columns: Sequence[Column],
-    last: tuple[str, Callable[[str], str]] | None = None,
-) -> str:
-    heads = ["method", "seeds", *(column.head for column in columns), *([last[0]] if last else [])]
-    lines = [_line(heads), "|---|" + "---:|" * (len(heads) - 1)]
-    for method, own in groups.items():
-        cells = [cell([one.get(column.key) for one in own], column.scale, column.digits) for column in columns]
-        lines.append(_line([method, str(len(own)), *cells, *([last[1](method)] if last else [])]))
-    return "\n".join(lines)
+def _cells(figures: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[str]:
+    return [
+        str(len(figures)),
+        *(cell([one.get(column.key) for one in figures], column.scale, column.digits) for column in columns),
+    ]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
+    lines = [_line(heads), "|" + "---|" * words + "---:|" * (len(heads) - words)]
+    return "\n".join([*lines, *map(_line, rows)])
 
 
 def _line(cells: Sequence[str]) -> str:

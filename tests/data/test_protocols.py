@@ -291,3 +291,30 @@ def test_names_are_meant_however_they_are_composed() -> None:
     names, ids = ("caf\u00e9", "bus"), {"caf\u00e9": 1, "bus": 2}
     assert class_order(["cafe\u0301 ", "bus"], names, ids) == names
     assert parse_steps([["cafe\u0301"], [" bus"]], names) == (("caf\u00e9",), ("bus",))
+
+
+def test_later_steps_alone_get_fewer_images_and_joint_training_has_those_of_all_steps() -> None:
+    records = [record(n, "ant", "dog") for n in range(1, 5)] + [record(n, "dog") for n in range(5, 20)]
+    whole, protocol = two_steps(), replace(two_steps(), images_per_class=6, hidden_share=0.5)
+    assert step_view(records, protocol, 1) == step_view(records, whole, 1)
+    view = step_view(records, protocol, 2)
+    assert view.images == 6 and 0 < view.shared_images <= 4 and view.boxes_hidden_old == view.shared_images
+    seen = {one.image_id for step in (1, 2) for one in step_view(records, protocol, step).records}
+    assert {one.image_id for one in joint_view(records, protocol, 2).records} == seen
+    assert len({one.hash for one in (whole, protocol, replace(whole, images_per_class=6))}) == 3
+    assert Protocol.from_json(protocol.to_json()) == protocol
+    apart = step_view(records, replace(whole, hidden_share=0.0), 2)
+    assert (apart.images, apart.boxes_hidden_old) == (15, 0)
+
+
+def test_images_of_earlier_classes_alone_are_kept_beside_the_fewer_of_new_ones() -> None:
+    records = [record(1, "ant"), *(record(n, "dog") for n in range(2, 9))]
+    view = step_view(records, replace(two_steps(), old_labels="keep", images_per_class=3), 2)
+    assert view.images == 4 and view.records[0].image_id == 1
+
+
+def test_a_share_that_leaves_a_step_no_image_is_refused() -> None:
+    protocol = replace(two_steps(), hidden_share=1.0)
+    (finding,) = [f for f in check_protocol(protocol, [record(1, *NAMES[:3]), record(2, *NAMES[3:])], NAMES)]
+    assert finding.severity == "error" and "leaves step 2 no image" in finding.problem
+    assert not check_protocol(protocol, [record(1, *NAMES)], NAMES)
