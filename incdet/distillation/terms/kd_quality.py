@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
@@ -30,12 +30,16 @@ class KdQuality(PlainTerm):
     loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets above 0.05
     and of the annotated positives.
 
-    Targets below ``floor`` are nought, so that only the places of the others have to be kept.
+    With ``exponent`` 0 it is ``KL(t || sigmoid(z))``, of old channels what ``kd_response`` distils. Targets below
+    ``floor`` are nought, so that only the places of the others have to be kept.
     """
 
     name: ClassVar[str] = "kd_quality"
     floor: float = Field(0.01, ge=0, lt=1)
     """Targets below it are nought."""
+    exponent: float = Field(2.0, ge=0)
+    """Of the distance to the target; 0 leaves the cross-entropy alone, less its smallest value, so that the gradient is
+    the distance itself and small scores on background count."""
     discount: float = Field(1.0, ge=0, le=1)
     """How much of an old score is taken off the interim network's targets; 0 leaves them as they are."""
 
@@ -45,6 +49,13 @@ class KdQuality(PlainTerm):
     inside: float = Field(1.0, ge=0, le=1)
     """Where a larger share of an exemplar's anchor lies inside an annotated object, new classes are nought; 1 leaves
     them as they are."""
+
+    @field_validator("exponent")
+    @classmethod
+    def _has_a_slope_at_agreement(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("give 0, or 1 and more: between them the slope has no bound at agreement")
+        return value
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -78,6 +89,8 @@ class KdQuality(PlainTerm):
 
     def class_targets(self, targets: TermTargets, batch: BatchTargets, total: Tensor) -> ClassTargets | None:
         """Every entry of an unannotated channel as background, which is what a target of nought makes of it."""
+        if self.exponent != SQUARED:
+            return None
         matched = batch.assignment.matched
         nothing = matched.new_zeros(0)
         background = batch.assignment._replace(
@@ -98,23 +111,37 @@ class KdQuality(PlainTerm):
         rows: Entries = targets["rows"]
         own, wanted = rows.look_up(student.logits), rows["target"]
         # What is nought has been charged already.
-        more = (quality_focal(own, wanted) - quality_focal(own, torch.zeros_like(wanted))) * (wanted > 0)
-        loss = more.sum() / total.clamp(min=1.0)
+        more = self._distance(own, wanted) - self._distance(own, torch.zeros_like(wanted))
+        loss = (more * (wanted > 0)).sum() / total.clamp(min=1.0)
         if focal is not None:
             loss = loss + focal / (1 - ALPHA)
+        elif self.exponent != SQUARED:
+            loss = loss + self._background(student.logits, batch) / total.clamp(min=1.0)
         return {self.name: self.weight * loss}
+
+    def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
+        distance = quality_focal(logits, target, self.exponent)
+        return distance if self.exponent else distance - torch.special.entr(target) - torch.special.entr(1 - target)
+
+    def _background(self, logits: Tensor, batch: BatchTargets) -> Tensor:
+        """The sum over every entry of an unannotated channel, as if its target were nought."""
+        free = ~batch.trained[:, None] & (batch.assignment.matched != IGNORED)[..., None]
+        return (quality_focal(logits, torch.zeros_like(logits), self.exponent) * free).sum()
 
 
 ALPHA = 0.25
 """The focal loss weighs background by 1 - alpha; the quality focal loss does not."""
+SQUARED = 2.0
+"""The exponent of the focal loss, which then computes the background in its own pass."""
 
 
-def quality_focal(logits: Tensor, target: Tensor) -> Tensor:
-    """``|sigmoid(z) - t|^2 BCE(z, t)`` entry by entry; zero where ``sigmoid(z) = t``.
+def quality_focal(logits: Tensor, target: Tensor, exponent: float = SQUARED) -> Tensor:
+    """``|sigmoid(z) - t|^exponent BCE(z, t)`` entry by entry; zero where ``sigmoid(z) = t``, but for exponent 0.
 
     Args:
         logits: Any shape, float32.
         target: In [0, 1], of the same shape.
+        exponent: Not negative.
     """
-    gap = logits.sigmoid() - target
-    return gap.square() * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    gap = (logits.sigmoid() - target).abs()
+    return gap.pow(exponent) * F.binary_cross_entropy_with_logits(logits, target, reduction="none")

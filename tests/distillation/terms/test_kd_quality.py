@@ -9,6 +9,7 @@ import torch
 from helpers import answer, batch_targets, descend, draw, grid, losses_of, operations, responses, slope, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from incdet.distillation.teacher_targets import BatchTargets
@@ -70,12 +71,13 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
                 best = max(best, wanted)
                 got = sigmoid(float(student[b, a, k]))
                 cross = -(wanted * math.log(got) + (1 - wanted) * math.log(1 - got))
-                total += (got - wanted) ** 2 * cross
+                least = -sum(p * math.log(p) for p in (wanted, 1 - wanted) if p) if term.exponent == 0 else 0.0
+                total += abs(got - wanted) ** term.exponent * cross - least
             weight += best if best > 0.05 else 0.0
     return term.weight * total / max(1.0, weight)
 
 
-@settings(max_examples=25)
+@settings(max_examples=60)
 @given(
     seed=SEEDS,
     floor=st.sampled_from([0.0, 0.01, 0.3]),
@@ -83,13 +85,14 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
     two=st.booleans(),
     prior=st.sampled_from([0.0, -2.0]),
     inside=st.sampled_from([1.0, 0.5]),
+    exponent=st.sampled_from([0.0, 1.0, 1.5, 2.0]),
 )
 def test_it_equals_the_written_out_sum(
-    seed: int, floor: float, discount: float, two: bool, prior: float, inside: float
+    seed: int, floor: float, discount: float, two: bool, prior: float, inside: float, exponent: float
 ) -> None:
     student, old = draw(seed, 2, 6, 4), draw(seed + 1, 2, 6, 2)
     interim = draw(seed + 2, 2, 6, 2) if two else None
-    term = KdQuality(weight=1.5, floor=floor, discount=discount, prior=prior, inside=inside)
+    term = KdQuality(weight=1.5, floor=floor, discount=discount, prior=prior, inside=inside, exponent=exponent)
     batch = mixed(wide=True)
     expected = slow_quality(student, old, interim, batch, term)
     assert float(quality(term, student, (old, interim), batch)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -119,14 +122,29 @@ def agreeing(old: Tensor, interim: Tensor, taken: Tensor) -> Tensor:
     return torch.where(taken[..., None], -40.0, wanted.logit())
 
 
-def test_a_student_that_agrees_has_no_loss_and_nothing_to_learn() -> None:
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
+def test_a_student_that_agrees_has_no_loss_and_nothing_to_learn(exponent: float) -> None:
     old, interim, batch = draw(3, 2, 6, 2), draw(4, 2, 6, 2), mixed()
-    term = KdQuality(floor=0.0)
+    term = KdQuality(floor=0.0, exponent=exponent)
     student = agreeing(old, interim, batch.assignment.matched >= 0).requires_grad_()
     loss = quality(term, student, (old, interim), batch)
     assert float(loss.detach()) == pytest.approx(0, abs=1e-6) and slope(loss, student).abs().max() < 1e-6
     for seed in range(5):
         assert quality(term, student.detach() + draw(seed, 2, 6, 4, spread=0.5), (old, interim), batch) > 1e-4
+
+
+def test_without_an_exponent_the_slope_is_the_distance_to_the_target() -> None:
+    student, old, batch = draw(1, 2, 6, 4).requires_grad_(), draw(2, 2, 6, 2), mixed()
+    found = slope(quality(KdQuality(floor=0.0, exponent=0.0), student, (old, None), batch), student)
+    background = batch.assignment.matched[0] == -1
+    ratio = found[0, background, :2] / (student.detach()[..., :2].sigmoid() - old.sigmoid())[0, background]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio.mean())), rtol=1e-4, atol=1e-6)
+    assert ratio.mean() > 0
+
+
+def test_exponents_whose_slope_has_no_bound_are_refused() -> None:
+    with pytest.raises(ValidationError, match="between them the slope has no bound"):
+        KdQuality(exponent=0.5)
 
 
 def test_only_channels_that_nobody_annotated_learn() -> None:
