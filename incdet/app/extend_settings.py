@@ -18,7 +18,7 @@ from incdet.methods.method import Method
 from incdet.methods.registry import frozen_settings, get_method
 from incdet.network.device import device_named, free_memory
 from incdet.network.footprint import footprint
-from incdet.network.paired import PairedRetinaNet, newcomer
+from incdet.network.paired import PairedRetinaNet, newcomer, pupil
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.fitting import fit, refresh
 from incdet.training.loaders import canvas_of
@@ -146,7 +146,8 @@ def fitted(config: Config, keys: Sequence[str], model: IncrementalRetinaNet, les
     if not keys:
         return config
     if method.branch is not None:
-        model = newcomer(model, lessons.names, method.branch.trunk)
+        trunk = method.branch.trunk
+        model = pupil(model) if trunk == "taught" else newcomer(model, lessons.names, trunk)
     device, architecture = device_named(config.engine.device), model.architecture
     shape = canvas_of(lessons.view.records, architecture, config.augment)
     if shape is None:  # a size is drawn, or nothing is resized: the largest there is

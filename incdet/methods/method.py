@@ -57,9 +57,10 @@ class Branch(Part):
     """The new classes get a network of their own beside the old detector, which is left as it is."""
 
     name: ClassVar[str] = "branch"
-    trunk: Literal["own", "shared"] = "own"
+    trunk: Literal["own", "shared", "taught"] = "own"
     """`own` is a whole second network, which costs a second forward pass; `shared` are heads on the old network's
-    frozen features, which cost little."""
+    frozen features, which cost little; `taught` is a second network that the method teaches the old classes too, so
+    that it tells its own from them. The first two have no teacher."""
 
 
 class Calibration(Part):
@@ -119,7 +120,8 @@ class Method:
         averaging: Where the student starts; None starts from the network before the step.
         balanced_finetune: What ends the step.
         penalty: Holds the parameters near where they stood before the step.
-        branch: The step is learned by a network beside the old one, from the new labels alone.
+        branch: The step is learned by a network beside the old one; but for a ``taught`` one from the new labels alone,
+            so that the method then has no terms, no interim teacher and no averaging.
         precedence: How detections are made of the scores of earlier and later classes, once the step is learned.
         calibration: Shifts the new logits at the end of the step.
         joint: Trains on all steps' data at once; it has no teacher.
@@ -140,6 +142,11 @@ class Method:
     calibration: Calibration | None = None
     joint: bool = False
     changed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.branch is not None and self.branch.trunk != "taught":
+            for part, nothing in (("terms", ()), ("interim", None), ("averaging", None)):
+                object.__setattr__(self, part, nothing)
 
     @property
     def title(self) -> str:

@@ -11,7 +11,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
 from incdet.files import is_writer, reading, replacing, sha256
 from incdet.network.calibration import Calibration
-from incdet.network.paired import PairedRetinaNet
+from incdet.network.paired import PairedRetinaNet, Trunk
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.seal import sealed, unsealed
 from incdet.vocab import Vocabulary
@@ -209,7 +209,7 @@ def _empty(
     trunks = description.get("branches", [])
     if not trunks:
         return IncrementalRetinaNet(architecture, vocab, backbone=backbone)
-    known = isinstance(trunks, list) and all(trunk in ("own", "shared") for trunk in trunks)
+    known = isinstance(trunks, list) and all(trunk in get_args(Trunk) for trunk in trunks)
     if not known or len(trunks) >= len(vocab.steps):
         problem = f"are {trunks!r}, of a detector of {len(vocab.steps)} steps"
         raise _error(folder / DESCRIPTION, "branches", problem, "it was edited: copy or train it again")

@@ -1,8 +1,9 @@
 """Detectors side by side: the old one stays as it is, the classes of each later step have a network of their own.
 
 What the old detector finds is found bit for bit as before, whatever is learned later: nothing that it computes with is
-touched. A later network's detections are added to it, each score times one minus the highest score that the earlier
-detectors give to a box over it, for where an old class is seen no new one stands.
+touched. A later network's detections are added to it. Where it was never told of earlier classes, each score is
+multiplied by one minus the highest score that the earlier detectors give to a box over it, for where an old class is
+seen no new one stands; a taught one knows for itself, anchor by anchor.
 
 Shape letters: B images, A anchors over all levels, K seen classes, N detections of the earlier, M of the new detector.
 """
@@ -24,8 +25,10 @@ from incdet.network.heads import BoxHead, ClassHead, build_box_head, build_tower
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.vocab import Vocabulary
 
-Trunk = Literal["own", "shared"]
-"""``own``: a whole second network. ``shared``: class and box head of their own on the features of the first network."""
+Trunk = Literal["own", "shared", "taught"]
+"""``own``: a whole second network. ``shared``: class and box head of their own on the features of the first network.
+``taught``: a whole network that was taught the earlier classes too and shows its new ones alone, each score times one
+minus its highest earlier score at the anchor."""
 
 OVERLAP = 0.5
 """An earlier detection with a higher IoU takes part of a new one's score."""
@@ -76,7 +79,10 @@ class PairedRetinaNet(IncrementalRetinaNet):
             if trunk == "shared":
                 self.branches.append(Branch(architecture, len(names)))
             else:
-                own = IncrementalRetinaNet(architecture, Vocabulary((names,)), backbone=copy.deepcopy(backbone))
+                known = (*self.vocab.steps[: first + len(self.branches)], names) if trunk == "taught" else (names,)
+                own = IncrementalRetinaNet(architecture, Vocabulary(known), backbone=copy.deepcopy(backbone))
+                if trunk == "taught":
+                    own.architecture = architecture.changed(precedence=1.0)
                 own.freeze_norm()  # as it was when it learned
                 self.branches.append(own)
         self.requires_grad_(False).eval()
@@ -98,11 +104,13 @@ class PairedRetinaNet(IncrementalRetinaNet):
                 features, anchors = outputs[0].features, outputs[0].anchors
                 outputs.append(HeadOutputs(branch.class_head(features), branch.box_head(features), features, anchors))
             else:
-                outputs.append(cast(IncrementalRetinaNet, branch).dense(batch._replace(stem=None)))
+                own = cast(IncrementalRetinaNet, branch)
+                outputs.append(newest(own, own.dense(batch._replace(stem=None))))
         deltas, loudest = outputs[0].deltas, outputs[0].logits.amax(dim=-1, keepdim=True)
         for one in outputs[1:]:
-            own = one.logits.amax(dim=-1, keepdim=True)
-            deltas, loudest = torch.where(own > loudest, one.deltas, deltas), torch.maximum(own, loudest)
+            strongest = one.logits.amax(dim=-1, keepdim=True)
+            deltas = torch.where(strongest > loudest, one.deltas, deltas)
+            loudest = torch.maximum(strongest, loudest)
         logits = torch.cat([one.logits for one in outputs], dim=-1)
         return HeadOutputs(logits, deltas, outputs[0].features, outputs[0].anchors, tuple(outputs))
 
@@ -110,7 +118,7 @@ class PairedRetinaNet(IncrementalRetinaNet):
     def postprocess(
         self, dense: HeadOutputs, image_sizes: Sequence[tuple[int, int]], *, score_thresh: float | None = None
     ) -> list[dict[str, Tensor]]:
-        """The detections of the first network as they are, and those of the branches, discounted; best first.
+        """The detections of the first network as they are, and those of the branches; best first.
 
         Each network keeps its ``detections_per_img``. Outputs without members, such as a teacher keeps, are taken for
         those of one network.
@@ -120,10 +128,14 @@ class PairedRetinaNet(IncrementalRetinaNet):
         least = self.architecture.score_thresh if score_thresh is None else score_thresh
         found: list[dict[str, Tensor]] = []
         column = 0
-        for one in dense.members:
+        for trunk, one in zip((None, *self.trunks), dense.members, strict=True):
             shown = one if column else one._replace(logits=self.believed(one.logits))
             own = self.select_detections(shown, image_sizes, score_thresh)
-            found = [merged(old, new, column, least) for old, new in zip(found, own, strict=True)] if found else own
+            if trunk is None:
+                found = own
+            else:
+                apart = trunk == "taught"
+                found = [merged(old, new, column, least, apart=apart) for old, new in zip(found, own, strict=True)]
             column += one.logits.shape[-1]
         return found
 
@@ -138,7 +150,14 @@ class PairedRetinaNet(IncrementalRetinaNet):
         raise InputError(Finding("detector", "class vocabulary", problem, fix))
 
 
-def merged(old: dict[str, Tensor], new: dict[str, Tensor], first: int, least: float) -> dict[str, Tensor]:
+def newest(network: IncrementalRetinaNet, outputs: HeadOutputs) -> HeadOutputs:
+    """The outputs of a branch with the logits of its last step's classes alone, as its others leave them room."""
+    return outputs._replace(logits=network.believed(outputs.logits)[..., -len(network.vocab.steps[-1]) :])
+
+
+def merged(
+    old: dict[str, Tensor], new: dict[str, Tensor], first: int, least: float, *, apart: bool = False
+) -> dict[str, Tensor]:
     """The detections of an image by two detectors as one list, the highest score first.
 
     Args:
@@ -148,9 +167,10 @@ def merged(old: dict[str, Tensor], new: dict[str, Tensor], first: int, least: fl
             above ``OVERLAP``.
         first: Column of the new detector's first class.
         least: New detections that score no more are dropped.
+        apart: The new detector tells its classes from the old ones: nothing is taken off its scores.
     """
     taken = new["scores"].new_zeros(len(new["scores"]))
-    if len(old["scores"]) and len(new["scores"]):
+    if not apart and len(old["scores"]) and len(new["scores"]):
         over = box_iou(new["boxes"], old["boxes"]) > OVERLAP
         taken = torch.where(over, old["scores"], 0.0).amax(dim=1)
     scores = new["scores"] * (1 - taken)
@@ -175,17 +195,40 @@ def newcomer(before: IncrementalRetinaNet, names: Sequence[str], trunk: Trunk) -
     model.to(before.device).requires_grad_(True)
     model.class_head.tower.load_state_dict(before.class_head.tower.state_dict())
     model.box_head.load_state_dict(before.box_head.state_dict())
-    stages, learning = len(body_stages(model.backbone)), before.architecture.trainable_layers
     if trunk == "shared":
-        model.freeze_stages(stages)
+        model.freeze_stages(len(body_stages(model.backbone)))
         model.backbone.requires_grad_(False)
     elif before.architecture.backbone == EXTERNAL and not isinstance(before, PairedRetinaNet):
         for own, given in zip(model.backbone.parameters(), before.backbone.parameters(), strict=True):
             own.requires_grad_(given.requires_grad)
     else:
-        model.freeze_stages(max(stages - learning, 0))
+        _freeze_as(before.architecture, model)
     model.freeze_norm()
     return model
+
+
+def pupil(before: IncrementalRetinaNet) -> IncrementalRetinaNet:
+    """The one network that knows all classes of ``before`` and can grow: itself, or a copy of its last, taught branch.
+
+    Raises:
+        InputError: Its last branch knows its own classes alone.
+    """
+    if not isinstance(before, PairedRetinaNet):
+        return before
+    if before.trunks[-1] != "taught":
+        problem = f"has no one network of all its classes: the last branch is of the kind {before.trunks[-1]!r}"
+        fix = "learn with method.pair.branch.trunk=own or shared, or begin from the checkpoint before"
+        raise InputError(Finding("detector", "branch", problem, fix))
+    model = copy.deepcopy(cast(IncrementalRetinaNet, before.branches[-1]))
+    model.architecture = before.architecture
+    model.requires_grad_(True)
+    _freeze_as(before.architecture, model)
+    model.freeze_norm()
+    return model
+
+
+def _freeze_as(architecture: Architecture, model: IncrementalRetinaNet) -> None:
+    model.freeze_stages(max(len(body_stages(model.backbone)) - architecture.trainable_layers, 0))
 
 
 def paired(before: IncrementalRetinaNet, after: IncrementalRetinaNet, trunk: Trunk) -> PairedRetinaNet:
@@ -193,14 +236,16 @@ def paired(before: IncrementalRetinaNet, after: IncrementalRetinaNet, trunk: Tru
 
     Args:
         before: The old detector, of one network or several.
-        after: A trained ``newcomer`` to it.
+        after: A trained ``newcomer`` to it; for a ``taught`` trunk a network that all earlier classes have grown into.
         trunk: What it was made with.
 
     Raises:
         InputError: A class of ``after`` is known already.
     """
     trunks = (*(before.trunks if isinstance(before, PairedRetinaNet) else ()), trunk)
-    vocab = before.vocab.grow(after.vocab.names, after.vocab.source_ids)
+    names = after.vocab.steps[-1] if trunk == "taught" else after.vocab.names
+    ids = {name: number for name, number in (after.vocab.source_ids or {}).items() if name in names}
+    vocab = before.vocab.grow(names, ids or None)
     external = copy.deepcopy(before.backbone) if before.architecture.backbone == EXTERNAL else None
     with torch.device("meta"):
         model = PairedRetinaNet(before.architecture, vocab, trunks, backbone=external)

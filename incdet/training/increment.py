@@ -29,7 +29,7 @@ from incdet.memory.propagation import propagate
 from incdet.memory.selection import SELECTIONS
 from incdet.methods.finetune import METHOD as FINETUNE
 from incdet.methods.method import Method
-from incdet.network.paired import Trunk, newcomer, paired
+from incdet.network.paired import Trunk, newcomer, paired, pupil
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.box_replay import BoxReplay, crops_of
 from incdet.training.calibration import calibrate
@@ -112,13 +112,13 @@ def learn_step(
         memory: The memory after the previous step.
         method: How to learn.
     """
-    if method.branch is not None:
+    if method.branch is not None and method.branch.trunk != "taught":
         return learn_beside(shop, before, view, memory, method, method.branch.trunk)
     start = time.perf_counter()
     if not view.names and method.interim is not None:  # nothing is new for a network of the new classes to know
         method = method.without("interim")
     method = method.speaking()
-    student = grown(shop.config, before, view)
+    student = grown(shop.config, before if method.branch is None else pupil(before), view)
     if method.penalty is not None:
         seed = phase_seed(shop.config, view.step, "penalty")
         measured = method.penalty.fit(student.to(shop.engine.device), view.records, len(before.vocab), seed)
@@ -162,6 +162,8 @@ def learn_step(
             shifts = calibrate(student, tuple(memory), view.names, method.calibration.strength, batch_size=size)
             shop.engine.say("calibration: " + ", ".join(f"{name} {shift:+.2f}" for name, shift in shifts.items()))
             shop.engine.processes.align(student)  # the next GPU may have rounded otherwise
+    if method.branch is not None:
+        student = paired(before, student, method.branch.trunk).to(shop.engine.device)
     images = len({record.image for record in (*training_set.records, *training_set.cut)})
     return StepOutcome(student.eval(), memory, time.perf_counter() - start, images, spent)
 

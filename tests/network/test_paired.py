@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from incdet.errors import InputError
 from incdet.network import checkpoint
-from incdet.network.paired import PairedRetinaNet, Trunk, merged, newcomer, paired
+from incdet.network.paired import PairedRetinaNet, Trunk, merged, newcomer, paired, pupil
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision import to_torchvision
 
-TRUNKS: list[Trunk] = ["own", "shared"]
+TRUNKS: list[Trunk] = ["own", "shared", "taught"]
 
 
 def learned(before: IncrementalRetinaNet, names: tuple[str, ...], trunk: Trunk, seed: int = 3) -> IncrementalRetinaNet:
-    """A newcomer whose parameters that learn have moved a little, and that sees things."""
+    """What a step with such a trunk trains, whose parameters have moved a little, and that sees things."""
     torch.manual_seed(seed)
-    model = newcomer(before, names, trunk)
+    if trunk == "taught":
+        model = copy.deepcopy(pupil(before))
+        model.freeze_norm()
+        model.grow(names)
+    else:
+        model = newcomer(before, names, trunk)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data.add_(0.02 * torch.randn_like(parameter))
@@ -96,6 +101,8 @@ def test_a_new_score_is_discounted_by_the_highest_old_one_over_it() -> None:
     found = merged(old, new, 2, 0.05)
     torch.testing.assert_close(found["scores"], torch.tensor([0.8, 0.7, 0.6, 0.5, 0.25, 0.18]))
     assert found["labels"].tolist() == [1, 3, 0, 2, 0, 2]
+    untouched = merged(old, new, 2, 0.05, apart=True)["scores"]
+    torch.testing.assert_close(untouched, torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.25, 0.2]))
     none = {key: value[:0] for key, value in old.items()}
     assert merged(none, new, 2, 0.3)["scores"].tolist() == pytest.approx([0.9, 0.7, 0.5])
     assert_equal_detections([merged(old, none, 2, 0.05)], [old])
@@ -105,13 +112,23 @@ def test_a_new_score_is_discounted_by_the_highest_old_one_over_it() -> None:
 def test_the_outputs_of_all_networks_stand_in_one_row_of_logits(trunk: Trunk) -> None:
     before = old_network()
     after = learned(before, ("c",), trunk)
+    if trunk == "taught":
+        earlier, newest = (cast(nn.Conv2d, module) for module in after.class_head.predictors)
+        assert earlier.bias is not None and newest.bias is not None
+        earlier.bias.data.fill_(-1.5)  # it sees its old classes everywhere, and is louder for it
+        newest.bias.data.add_(0.2)
     both = paired(before, after, trunk)
     with torch.no_grad():
         batch = before.prepare(pictures())
         old, new, dense = before.dense(batch), after.eval().dense(batch), both.dense(batch)
     assert torch.equal(dense.logits[..., :2], old.logits)
+    shown = new.logits
+    if trunk == "taught":  # it knows the old classes too, and believes its new ones as they leave it room
+        room = 1 - new.logits[..., :2].sigmoid().amax(-1, keepdim=True)
+        shown = (new.logits[..., 2:].sigmoid() * room).logit()
+        assert (room < 0.9).any()
     # The newcomer trained with folded norms, whose rounding is another.
-    torch.testing.assert_close(dense.logits[..., 2:], new.logits)
+    torch.testing.assert_close(dense.logits[..., 2:], shown, rtol=1e-4, atol=1e-4)
     louder = dense.logits[..., 2:].amax(-1, keepdim=True) > old.logits.amax(-1, keepdim=True)
     assert 0 < louder.sum() < louder.numel()
     torch.testing.assert_close(dense.deltas, torch.where(louder, new.deltas, old.deltas))
@@ -131,6 +148,25 @@ def test_a_newcomer_learns_what_its_trunk_says_and_starts_where_step_1_stood() -
         same = [name for name in mine if "predictors" not in name]
         assert same and all(torch.equal(mine[name], theirs[name]) for name in same)
         assert len(model.vocab) == 1
+
+
+def test_a_taught_branch_goes_on_learning_where_it_stood() -> None:
+    before = old_network()
+    assert pupil(before) is before
+    student = learned(before, ("c",), "taught")
+    both = paired(before, student, "taught")
+    later = pupil(both)
+    assert later.vocab.steps == (("a", "b"), ("c",)) and later.architecture == student.architecture
+    # Norms are frozen, and have no parameters, from the first step on.
+    assert_equal_states(state_of(student), state_of(later))
+    assert later.trainable_names() == student.trainable_names() and later.trainable_names()
+    assert not both.trainable_names()
+
+
+def test_a_branch_of_its_own_classes_alone_is_not_taught_further() -> None:
+    before = old_network()
+    with pytest.raises(InputError, match="no one network of all its classes.*trunk=own"):
+        pupil(paired(before, learned(before, ("c",), "own"), "own"))
 
 
 def test_it_neither_trains_nor_grows_nor_becomes_a_plain_model() -> None:

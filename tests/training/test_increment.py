@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from helpers import assert_equal_states, record, state_of
 from scenery import Scenery, learn
 
 from incdet.config import Config
+from incdet.data.protocols import step_view
 from incdet.distillation.provider import Teaching
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.terms import PseudoLabels
@@ -19,6 +20,7 @@ from incdet.memory.exemplars import Memory
 from incdet.methods.method import Averaging, Interim, Method, Precedence, Replay
 from incdet.methods.penalty import Penalty
 from incdet.methods.registry import get_method
+from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training import increment
 from incdet.training.engine import Engine
@@ -30,6 +32,7 @@ from incdet.training.increment import (
     choose_exemplars,
     fitted,
     grown,
+    learn_step,
     phase_seed,
 )
 from incdet.training.schedule import Phase
@@ -365,3 +368,27 @@ def test_a_pair_learns_beside_the_old_detector(scenery: Scenery, trunk: str) -> 
     assert outcome.memory is scenery.memory and outcome.iterations == {"train": 4}
     assert outcome.model.vocab.steps == scenery.protocol.steps[:2]
     assert not torch.equal(after["branches.0.box_head.bbox_reg.weight"], before["box_head.bbox_reg.weight"])
+
+
+def test_a_taught_pair_is_the_old_detector_beside_what_incdet_learns_without_memory(scenery: Scenery) -> None:
+    before = state_of(scenery.before)
+    outcome, alone = learn(scenery, get_method("pair")), learn(scenery, get_method("incdet", ["replay", "precedence"]))
+    after = state_of(outcome.model)
+    assert_equal_states(before, {name: value for name, value in after.items() if not name.startswith("branches.")})
+    own = {name.removeprefix("branches.0."): value for name, value in after.items() if name.startswith("branches.")}
+    assert_equal_states(own, state_of(alone.model))
+    assert outcome.memory is scenery.memory and outcome.iterations == {"interim": 4, "train": 4}
+    assert outcome.model.vocab.steps == scenery.protocol.steps[:2]
+
+
+def test_a_taught_pair_learns_step_after_step(scenery: Scenery) -> None:
+    first = learn(scenery, get_method("pair"))
+    view = step_view(scenery.source.train, scenery.protocol, 3)
+    shop = scenery.shop._replace(folder=scenery.folder / "later")
+    second = learn_step(shop, first.model, view, scenery.memory, get_method("pair"))
+    known = state_of(first.model)
+    later = state_of(second.model)
+    assert_equal_states(known, {name: later[name] for name in known})
+    assert second.model.vocab.steps == scenery.protocol.steps[:3]
+    assert isinstance(second.model, PairedRetinaNet) and len(second.model.branches) == 2
+    assert cast(IncrementalRetinaNet, second.model.branches[1]).vocab.steps == scenery.protocol.steps[:3]
