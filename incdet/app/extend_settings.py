@@ -195,8 +195,9 @@ def refuse_unfit(method: Method, model: IncrementalRetinaNet, names: Sequence[st
         problem = "show no new class, and the old ones are to be left exactly as they are"
         raise InputError(Finding(source, "annotations", problem, "refresh them with --keep balanced"))
     if method.branch is None and isinstance(model, PairedRetinaNet):
-        problem = "was extended with --keep strict: it is several networks side by side"
-        raise InputError(Finding(source, "detector", problem, "extend it with --keep strict again"))
+        problem = "is several networks side by side, as --keep strict and --method pair make them"
+        fix = "extend it with --keep strict again, or with --method pair"
+        raise InputError(Finding(source, "detector", problem, fix))
 
 
 def refuse_idle(extension: Extension, method: Method, replays: bool) -> None:
