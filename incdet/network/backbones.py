@@ -205,6 +205,11 @@ def same_modules(first: nn.Module, second: nn.Module) -> bool:
     """Whether both compute the same: same kinds and settings, and the same tensors bit for bit."""
     if repr(first) != repr(second) or list(map(type, first.modules())) != list(map(type, second.modules())):
         return False
+    return same_tensors(first, second)
+
+
+def same_tensors(first: nn.Module, second: nn.Module) -> bool:
+    """Whether modules of one kind hold the same tensors bit for bit, whether or not their norms are folded."""
     mine, other = first.state_dict(), second.state_dict()
     return all(
         value.dtype == other[name].dtype and torch.equal(value, other[name].to(value.device))

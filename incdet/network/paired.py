@@ -20,7 +20,7 @@ from torchvision.ops import box_iou
 
 from incdet.config.architecture import EXTERNAL, Architecture
 from incdet.errors import Finding, InputError
-from incdet.network.backbones import body_stages
+from incdet.network.backbones import body_stages, same_tensors
 from incdet.network.heads import BoxHead, ClassHead, build_box_head, build_tower, norm_layer
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.vocab import Vocabulary
@@ -73,6 +73,8 @@ class PairedRetinaNet(IncrementalRetinaNet):
     ) -> None:
         first = len(vocab.steps) - len(trunks)
         super().__init__(architecture, Vocabulary(vocab.steps[:first]), backbone=backbone)
+        # Nothing in it learns, but its stem ends where it did.
+        self.architecture = self.architecture.changed(trainable_layers=architecture.trainable_layers)
         self.vocab, self.trunks = vocab, tuple(trunks)
         self.branches = nn.ModuleList()
         for trunk, names in zip(trunks, vocab.steps[first:], strict=True):
@@ -81,11 +83,12 @@ class PairedRetinaNet(IncrementalRetinaNet):
             else:
                 known = (*self.vocab.steps[: first + len(self.branches)], names) if trunk == "taught" else (names,)
                 own = IncrementalRetinaNet(architecture, Vocabulary(known), backbone=copy.deepcopy(backbone))
-                if trunk == "taught":
-                    own.architecture = architecture.changed(precedence=1.0)
+                own.architecture = architecture.changed(precedence=1.0) if trunk == "taught" else architecture
                 own.freeze_norm()  # as it was when it learned
                 self.branches.append(own)
         self.requires_grad_(False).eval()
+        self._shared_stems = (False,) * len(self.branches)
+        self.register_load_state_dict_post_hook(_look_for_shared_stems)  # type: ignore[no-untyped-call]
 
     def train(self, _: bool = True) -> PairedRetinaNet:
         """Stays in evaluation mode: nothing in it learns, and live norms would move with what they see."""
@@ -98,14 +101,15 @@ class PairedRetinaNet(IncrementalRetinaNet):
         That is the logits of all classes (K), and at each anchor the box of the network whose class speaks loudest; it
         serves whoever asks for logits or features (teachers, memory). Detections come from ``members``.
         """
+        batch = self.with_stem(batch)
         outputs = [super().dense(batch)]
-        for branch in self.branches:
+        for branch, shared in zip(self.branches, self._shared_stems, strict=True):
             if isinstance(branch, Branch):
                 features, anchors = outputs[0].features, outputs[0].anchors
                 outputs.append(HeadOutputs(branch.class_head(features), branch.box_head(features), features, anchors))
             else:
                 own = cast(IncrementalRetinaNet, branch)
-                outputs.append(newest(own, own.dense(batch._replace(stem=None))))
+                outputs.append(newest(own, own.dense(batch if shared else batch._replace(stem=None))))
         deltas, loudest = outputs[0].deltas, outputs[0].logits.amax(dim=-1, keepdim=True)
         for one in outputs[1:]:
             strongest = one.logits.amax(dim=-1, keepdim=True)
@@ -148,6 +152,17 @@ class PairedRetinaNet(IncrementalRetinaNet):
         problem = "holds a network for each of its last steps, to which no other method can add classes"
         fix = "learn the step with the method pair, or begin from the checkpoint before"
         raise InputError(Finding("detector", "class vocabulary", problem, fix))
+
+
+def _look_for_shared_stems(model: PairedRetinaNet, _: object) -> None:
+    """Notes which branches begin with the first network's own stem, which then runs once for all of them.
+
+    They were built alike; folded norms only round otherwise.
+    """
+    model._shared_stems = tuple(
+        isinstance(branch, IncrementalRetinaNet) and branch.shares_stem(model, same_tensors)
+        for branch in model.branches
+    )
 
 
 def newest(network: IncrementalRetinaNet, outputs: HeadOutputs) -> HeadOutputs:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -217,13 +217,13 @@ class IncrementalRetinaNet(TorchvisionSettings, nn.Module):
         """Whether leading children of the body are frozen as a whole, so that ``dense`` gives their output."""
         return bool(self._stem_names())
 
-    def shares_stem(self, other: IncrementalRetinaNet) -> bool:
-        """Whether both have a stem and its modules and tensors are the same, bit for bit."""
+    def shares_stem(self, other: IncrementalRetinaNet, same: Callable[..., bool] = same_modules) -> bool:
+        """Whether both have a stem and its modules and tensors are the same, bit for bit, or as ``same`` says."""
         names = self._stem_names()
         if not names or names != other._stem_names():
             return False
         mine, theirs = (network.backbone.get_submodule("body") for network in (self, other))
-        return all(same_modules(mine.get_submodule(name), theirs.get_submodule(name)) for name in names)
+        return all(same(mine.get_submodule(name), theirs.get_submodule(name)) for name in names)
 
     def with_stem(self, batch: ImageBatch) -> ImageBatch:
         """The batch with its stem run, without a graph, where this network has one."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -135,6 +136,34 @@ def test_the_outputs_of_all_networks_stand_in_one_row_of_logits(trunk: Trunk) ->
     if trunk == "shared":
         torch.testing.assert_close(old.features, new.features)
         assert not any("branches.0.backbone" in name for name in both.state_dict())
+
+
+def note(passes: list[int], number: int, *_: object) -> None:
+    passes.append(number)
+
+
+@pytest.mark.parametrize("trunk", ["own", "taught"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_stem_that_all_share_runs_once(trunk: Trunk, moved: bool, tmp_path: Path) -> None:
+    before = old_network(frozen_norm=True)
+    before.freeze_stages(1)
+    first = learned(before, ("c",), trunk)
+    if moved:  # as between detectors of strangers
+        next(first.backbone.parameters()).data.mul_(1.5)
+    both = paired(before, first, trunk)
+    checkpoint.save(tmp_path, both)
+    for model in (both, checkpoint.load(tmp_path).model, copy.deepcopy(both)):
+        assert isinstance(model, PairedRetinaNet)
+        branch, passes = cast(IncrementalRetinaNet, model.branches[0]), list[int]()
+        for number, one in enumerate((model, branch)):
+            stem = next(iter(cast(nn.Module, one.backbone.body).children()))
+            stem.register_forward_hook(partial(note, passes, number))
+        with torch.no_grad():
+            batch = model.prepare(pictures())
+            dense = model.dense(batch)
+            assert passes == ([0, 1] if moved else [0])
+            alone = branch.dense(batch)
+        torch.testing.assert_close(dense.members[1].deltas, alone.deltas, rtol=0, atol=0)
 
 
 def test_a_newcomer_learns_what_its_trunk_says_and_starts_where_step_1_stood() -> None:
