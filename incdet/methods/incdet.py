@@ -12,7 +12,7 @@ shifts the new logits when the step is learned, so that new classes cry wolf les
 from __future__ import annotations
 
 from incdet.distillation.terms import KdBox, KdCrosshead, KdQuality, OldClaims
-from incdet.methods.method import Averaging, Calibration, Interim, Method, Precedence, Replay
+from incdet.methods.method import Averaging, Calibration, Interim, Method, Mixup, Precedence, Replay
 
 METHOD = Method(
     "incdet",
@@ -21,6 +21,7 @@ METHOD = Method(
     interim=Interim(),
     averaging=Averaging(),
     replay=Replay(share=0.3),
+    mixup=Mixup(),
     precedence=Precedence(),
     calibration=Calibration(strength=0.0),
 )

@@ -37,6 +37,14 @@ class Replay(Part):
     annotated in them; null leaves them as they are."""
 
 
+class Mixup(Part):
+    """Enlarged, blended parts of a batch's pictures are added to it, of which the teachers alone speak."""
+
+    name: ClassVar[str] = "mixup"
+    share: float = Field(0.25, gt=0, le=4)
+    """Pictures that are added for each one of the batch."""
+
+
 class Interim(Part):
     """A network of the new classes is trained first, on the step's images alone, and teaches as `interim`."""
 
@@ -86,8 +94,8 @@ class Finetune(Part):
 
 
 FIXED = (
-    *(Interim.name, Averaging.name, Replay.name, Finetune.name, Penalty.name, Branch.name, Precedence.name),
-    Calibration.name,
+    *(Interim.name, Averaging.name, Replay.name, Mixup.name, Finetune.name, Penalty.name, Branch.name),
+    *(Precedence.name, Calibration.name),
 )
 """The parts that are not terms, by the names of their fields of ``Method``."""
 
@@ -117,6 +125,7 @@ class Method:
         terms: What teachers add to the loss.
         replay: How exemplars are used; None means no memory.
         interim: A second teacher, trained on the step's images alone.
+        mixup: Pictures that nobody annotated, added to every batch in which teachers speak; None adds none.
         averaging: Where the student starts; None starts from the network before the step.
         balanced_finetune: What ends the step.
         penalty: Holds the parameters near where they stood before the step.
@@ -134,6 +143,7 @@ class Method:
     terms: tuple[Term, ...] = ()
     replay: Replay | None = None
     interim: Interim | None = None
+    mixup: Mixup | None = None
     averaging: Averaging | None = None
     balanced_finetune: Finetune | None = None
     penalty: Penalty | None = None
@@ -145,7 +155,7 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.branch is not None and self.branch.trunk != "taught":
-            for part, nothing in (("terms", ()), ("interim", None), ("averaging", None)):
+            for part, nothing in (("terms", ()), ("interim", None), ("mixup", None), ("averaging", None)):
                 object.__setattr__(self, part, nothing)
 
     @property

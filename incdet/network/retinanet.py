@@ -77,17 +77,17 @@ class ImageBatch(NamedTuple):
         """The batch as ``number`` micro-batches of one canvas, as even as can be; fewer where images are."""
         images = len(self.images)
         ends = [images * part // number for part in range(number + 1)]
-        return [
-            self._replace(
-                images=self.images[start:end],
-                image_sizes=self.image_sizes[start:end],
-                original_sizes=self.original_sizes[start:end],
-                targets=None if self.targets is None else self.targets[start:end],
-                stem=None if self.stem is None else self.stem[start:end],
-            )
-            for start, end in itertools.pairwise(ends)
-            if end > start
-        ]
+        return [self.part(start, end) for start, end in itertools.pairwise(ends) if end > start]
+
+    def part(self, start: int, end: int | None = None) -> ImageBatch:
+        """The images from ``start`` up to ``end``, in the canvas of all."""
+        return self._replace(
+            images=self.images[start:end],
+            image_sizes=self.image_sizes[start:end],
+            original_sizes=self.original_sizes[start:end],
+            targets=None if self.targets is None else self.targets[start:end],
+            stem=None if self.stem is None else self.stem[start:end],
+        )
 
 
 class HeadOutputs(NamedTuple):

@@ -13,7 +13,7 @@ from incdet.data.cache import MIB
 from incdet.data.records import Record
 from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.cache_file import CachedTargets, Key, load, save
-from incdet.distillation.provider import OnlineProvider, Provider, Teaching
+from incdet.distillation.provider import OnlineProvider, PartlyCached, Provider, Teaching
 from incdet.errors import Finding, InputError
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.training.engine import Engine
@@ -34,6 +34,7 @@ class Pupil(NamedTuple):
         file: Where the cache lies while the step lasts.
         masked: See ``BatchTargets.read``.
         canvas: (H, W) that every batch is padded to; None where batches differ.
+        made: Whether batches also have pictures that were made for them.
     """
 
     phase: str
@@ -43,12 +44,13 @@ class Pupil(NamedTuple):
     file: Path
     masked: bool = True
     canvas: tuple[int, int] | None = None
+    made: bool = False
 
 
 def choose_provider(engine: Engine, teaching: Teaching, pupil: Pupil, config: Config) -> Provider:
     """A cache of the teachers' answers where that is exact, pays and fits; else the teachers themselves. Says which.
 
-    After the cache is filled, or taken up from its file, the teachers leave the device.
+    After the cache is filled, or taken up from its file, the teachers leave the device, unless they are still asked.
     """
     flips = [flipped for flipped, drawn in ((False, config.augment.flip < 1), (True, config.augment.flip > 0)) if drawn]
     architecture, images = pupil.student.architecture, f"responses of {len(pupil.records):,} images"
@@ -60,9 +62,13 @@ def choose_provider(engine: Engine, teaching: Teaching, pupil: Pupil, config: Co
     if cached is None:
         engine.say(f"teacher: online, because {reason}")
         return OnlineProvider(teaching, pupil.student)
-    engine.say(f"teacher: {images} cached, {cached.nbytes / MIB:.1f} MiB")
-    teaching.to("cpu")
-    return CachedProvider(cached, pupil.student)
+    note = "; online for what mixup adds" if pupil.made else ""
+    engine.say(f"teacher: {images} cached, {cached.nbytes / MIB:.1f} MiB{note}")
+    if not pupil.made:
+        teaching.to("cpu")
+        return CachedProvider(cached, pupil.student)
+    online = OnlineProvider(teaching, pupil.student)
+    return PartlyCached(CachedProvider(cached, pupil.student), online, pupil.student, masked=pupil.masked)
 
 
 def obstacle(teaching: Teaching, architecture: Architecture, config: Config, draws: int, entries: int) -> str | None:

@@ -18,7 +18,7 @@ from incdet.data.resize import Geometry
 from incdet.distillation.cache import CachedProvider, fill
 from incdet.distillation.cache_file import CachedTargets
 from incdet.distillation.part import Selection
-from incdet.distillation.provider import OnlineProvider, Provider, Teaching
+from incdet.distillation.provider import OnlineProvider, PartlyCached, Provider, Teaching
 from incdet.distillation.teacher import Teacher
 from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
 from incdet.distillation.terms import KdBox, KdQuality, KdResponse, KdSoftmax, PseudoLabels
@@ -150,6 +150,27 @@ def test_on_its_own_canvas_an_image_gets_the_teachers_answer(world: World, draws
     kept = world.kept(world.cached(), batch)
     assert all(len(entries.image) for entries in entries_of(kept).values())
     assert_equal_targets(kept, world.kept(world.online(), batch), 1e-5)
+
+
+def test_pictures_made_for_a_batch_get_the_teachers_own_answer_beside_the_cached_ones(world: World) -> None:
+    asked: list[int] = []
+
+    def online(batch: ImageBatch, targets: BatchTargets) -> Kept:
+        asked.append(len(batch.images))
+        return world.online()(batch, targets)
+
+    provider = PartlyCached(world.cached(), online, world.student, masked=True)
+    batch = world.batch((5, True), (0, False), (3, True))
+    assert batch.targets is not None
+    assert_equal_targets(world.kept(provider, batch), world.kept(world.online(), batch), 1e-5)
+    assert not asked
+    for made in (1, 3):
+        last = [{**target, "index": -1, "made": True} for target in batch.targets[3 - made :]]
+        marked = batch._replace(targets=[*batch.targets[: 3 - made], *last])
+        kept = world.kept(provider, marked)
+        assert {2} <= set(entries_of(kept)["kd_quality/rows"].image.tolist())
+        assert_equal_targets(kept, world.kept(world.online(), batch), 1e-5)
+    assert asked == [1, 3]
 
 
 def test_filled_one_by_one_it_equals_the_teachers_answer_to_a_single_image_bit_for_bit(world: World) -> None:

@@ -372,7 +372,8 @@ def test_a_pair_learns_beside_the_old_detector(scenery: Scenery, trunk: str) -> 
 
 def test_a_taught_pair_is_the_old_detector_beside_what_incdet_learns_without_memory(scenery: Scenery) -> None:
     before = state_of(scenery.before)
-    outcome, alone = learn(scenery, get_method("pair")), learn(scenery, get_method("incdet", ["replay", "precedence"]))
+    alone = learn(scenery, get_method("incdet", ["replay", "mixup", "precedence"]))
+    outcome = learn(scenery, get_method("pair"))
     after = state_of(outcome.model)
     assert_equal_states(before, {name: value for name, value in after.items() if not name.startswith("branches.")})
     own = {name.removeprefix("branches.0."): value for name, value in after.items() if name.startswith("branches.")}

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from incdet.distillation.teacher_targets import BatchTargets, Entries, TermTargets
-from incdet.distillation.term import Answers, PlainTerm
+from incdet.distillation.term import Answers, PlainTerm, StepData
 from incdet.distillation.terms.old_claims import objects_inside
 from incdet.network.retinanet import HeadOutputs
 from incdet.ops.assign import IGNORED
@@ -46,6 +46,9 @@ class KdQuality(PlainTerm):
     prior: float = 0.0
     """Added to the interim network's logits: in its own images every one shows a new object, in the exemplars few do. A
     negative number is the logarithm of how much rarer they are."""
+    exemplars: bool = True
+    """Whether the interim network's word counts on images that annotate no new class, which are exemplars and what
+    mixup adds; otherwise new classes are learned, and fewer places found to be none of them, on new images alone."""
     inside: float = Field(1.0, ge=0, le=1)
     """Where a larger share of an exemplar's anchor lies inside an annotated object, new classes are nought; 1 leaves
     them as they are."""
@@ -61,6 +64,10 @@ class KdQuality(PlainTerm):
     def teachers(self) -> tuple[str, ...]:
         """The network before the step and, where there is one, that of the new classes."""
         return ("old", "interim")
+
+    def fit(self, step: StepData) -> KdQuality:
+        """Without an interim network, as where nothing is new, the old one speaks of all classes."""
+        return self if "interim" in step.teachers else self.model_copy(update={"exemplars": True})
 
     def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
         """The targets (N, K) at the places that have some."""
@@ -78,7 +85,7 @@ class KdQuality(PlainTerm):
                 scored = scored * (objects_inside(batch) <= self.inside)[..., None]
             target[..., columns] = scored
         free = (batch.assignment.matched < 0) & (batch.assignment.matched != IGNORED)
-        target = target * ~batch.trained[:, None] * free[..., None]
+        target = target * self._spoken_of(batch)[:, None] * free[..., None]
         target[target < self.floor] = 0
         return {"rows": Entries.of(target.amax(dim=-1) > 0, target=target)}
 
@@ -102,7 +109,7 @@ class KdQuality(PlainTerm):
             positives=torch.zeros_like(batch.assignment.positives),
             mask=None,
         )
-        return ClassTargets(background, ~batch.trained, None, total.clamp(min=1.0).expand(len(matched)))
+        return ClassTargets(background, self._spoken_of(batch), None, total.clamp(min=1.0).expand(len(matched)))
 
     def losses(
         self, student: HeadOutputs, targets: Any, batch: BatchTargets, total: Tensor, focal: Tensor | None
@@ -119,13 +126,21 @@ class KdQuality(PlainTerm):
             loss = loss + self._background(student.logits, batch) / total.clamp(min=1.0)
         return {self.name: self.weight * loss}
 
+    def _spoken_of(self, batch: BatchTargets) -> Tensor:
+        """The channels (B, K) bool that a teacher speaks for: unannotated ones."""
+        free = ~batch.trained
+        new = batch.selected_images("new")
+        if not self.exemplars and new is not None:
+            free[:, -batch.heads[-1] :] &= new[:, None]
+        return free
+
     def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
         distance = quality_focal(logits, target, self.exponent)
         return distance if self.exponent else distance - torch.special.entr(target) - torch.special.entr(1 - target)
 
     def _background(self, logits: Tensor, batch: BatchTargets) -> Tensor:
         """The sum over every entry of an unannotated channel, as if its target were nought."""
-        free = ~batch.trained[:, None] & (batch.assignment.matched != IGNORED)[..., None]
+        free = self._spoken_of(batch)[:, None] & (batch.assignment.matched != IGNORED)[..., None]
         return (quality_focal(logits, torch.zeros_like(logits), self.exponent) * free).sum()
 
 

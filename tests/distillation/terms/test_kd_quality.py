@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import answer, batch_targets, descend, draw, grid, losses_of, operations, responses, slope, target
+from helpers import answer, batch_targets, descend, draw, grid, losses_of, network, operations, responses, slope, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from incdet.distillation.teacher import Teacher
 from incdet.distillation.teacher_targets import BatchTargets
+from incdet.distillation.term import StepData
 from incdet.distillation.terms import KdQuality
 from incdet.distillation.terms.kd_quality import quality_focal
 from incdet.ops.assign import IGNORED
@@ -55,7 +57,7 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
             known = [sigmoid(float(x)) for x in old[b, a]]
             best = 0.0
             for k in range(student.shape[2]):
-                if batch.trained[b, k]:
+                if batch.trained[b, k] or (b == 1 and k >= len(known) and not term.exemplars):
                     continue
                 wanted = 0.0
                 if k < len(known):
@@ -86,16 +88,25 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
     prior=st.sampled_from([0.0, -2.0]),
     inside=st.sampled_from([1.0, 0.5]),
     exponent=st.sampled_from([0.0, 1.0, 1.5, 2.0]),
+    exemplars=st.booleans(),
 )
 def test_it_equals_the_written_out_sum(
-    seed: int, floor: float, discount: float, two: bool, prior: float, inside: float, exponent: float
+    seed: int, floor: float, discount: float, two: bool, prior: float, inside: float, exponent: float, exemplars: bool
 ) -> None:
     student, old = draw(seed, 2, 6, 4), draw(seed + 1, 2, 6, 2)
     interim = draw(seed + 2, 2, 6, 2) if two else None
-    term = KdQuality(weight=1.5, floor=floor, discount=discount, prior=prior, inside=inside, exponent=exponent)
+    numbers = {"floor": floor, "discount": discount, "prior": prior, "inside": inside, "exponent": exponent}
+    term = KdQuality(weight=1.5, exemplars=exemplars, **numbers)
     batch = mixed(wide=True)
     expected = slow_quality(student, old, interim, batch, term)
     assert float(quality(term, student, (old, interim), batch)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("names", [["old"], ["old", "interim"]])
+def test_where_nothing_is_new_the_old_network_speaks_everywhere(names: list[str]) -> None:
+    teachers = {name: Teacher(network(("a", "b"))) for name in names}
+    term = KdQuality(exemplars=False).fit(StepData(teachers, (), (), 1, print))
+    assert term == KdQuality(exemplars="interim" not in names)
 
 
 @settings(max_examples=20)
