@@ -47,11 +47,13 @@ class KdQuality(PlainTerm):
     """Added to the interim network's logits: in its own images every one shows a new object, in the exemplars few do. A
     negative number is the logarithm of how much rarer they are."""
     exemplars: bool = True
-    """Whether the interim network's word counts on images that annotate no new class, which are exemplars and what
-    mixup adds; otherwise new classes are learned, and fewer places found to be none of them, on new images alone."""
+    """Whether new classes have a target on images that annotate none of them, which are exemplars and what mixup adds:
+    the interim network's word, nought without one. Otherwise nothing is said of them there."""
     inside: float = Field(1.0, ge=0, le=1)
     """Where a larger share of an exemplar's anchor lies inside an annotated object, new classes are nought; 1 leaves
     them as they are."""
+    known: int | None = Field(None, exclude=True)
+    """Columns that the old network has; measured by ``fit``."""
 
     @field_validator("exponent")
     @classmethod
@@ -66,8 +68,8 @@ class KdQuality(PlainTerm):
         return ("old", "interim")
 
     def fit(self, step: StepData) -> KdQuality:
-        """Without an interim network, as where nothing is new, the old one speaks of all classes."""
-        return self if "interim" in step.teachers else self.model_copy(update={"exemplars": True})
+        """Notes which classes are new to the old network: none, where a step refreshes known ones."""
+        return self.model_copy(update={"known": len(step.teachers["old"].columns)})
 
     def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
         """The targets (N, K) at the places that have some."""
@@ -131,7 +133,7 @@ class KdQuality(PlainTerm):
         free = ~batch.trained
         new = batch.selected_images("new")
         if not self.exemplars and new is not None:
-            free[:, -batch.heads[-1] :] &= new[:, None]
+            free[:, sum(batch.heads[:-1]) if self.known is None else self.known :] &= new[:, None]
         return free
 
     def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
