@@ -76,7 +76,7 @@ SUITES: dict[str, Benchmark] = {
     ),
     "voc20-small-parts": Benchmark(
         (Entry("5+5", _SMALL),),
-        ("incdet", *(f"incdet-{part}" for part in ("interim", "averaging", "replay", "kd_box", "precedence"))),
+        ("incdet", *(f"incdet-{part}" for part in ("interim", "averaging", "replay", "mixup", "kd_box", "precedence"))),
     ),
     "voc20": Benchmark(
         (
