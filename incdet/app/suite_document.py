@@ -49,7 +49,15 @@ class SuiteDocument:
             wanted = {int(seed): methods for seed, methods in known["wanted"].items()}
             self.want(protocol, self.protocols.get(protocol, known)["about"], wanted)
             own = self.protocols[protocol]["differences"]
-            self.protocols[protocol]["differences"] = {**known["differences"], **own}
+            rows = [row for row in self.rows.values() if row["protocol"] == protocol]
+            best = rivals(rows)
+            still = {
+                method: one
+                for method, one in known["differences"].items()
+                if (one["rival"], one["seeds"]) == best.get(method)
+                and one.get("between") == between(rows, method, *best[method])
+            }
+            self.protocols[protocol]["differences"] = {**still, **own}
 
     def row(self, protocol: str, seed: int, method: str, settings: Settings) -> Row | None:
         """The row of a run that was measured with these settings, here or elsewhere."""
@@ -123,31 +131,44 @@ def differences(
 ) -> dict[str, Any]:
     """Every method against the best other one, over the seeds that both have, where their detections are at hand.
 
-    Elsewhere what was found before stands, as long as it is of the same rival and seeds.
+    Elsewhere what was found before stands, as long as it is of the same rival, seeds and figures.
     """
     at_hand = {(seed, method): run for seed, method, run in runs}
-    groups = {name: own for name, own in grouped(rows).items() if name not in (FIRST, JOINT)}
-    seeds = {name: {row["seed"] for row in rows if row["method"] == name} for name in [*groups, JOINT]}
-    best = sorted(groups, key=lambda name: -(center(one["all_AP50"] for one in groups[name]) or 0.0))
     found: dict[str, Any] = {}
-    for method in seeds:
-        rival = next((name for name in best if name != method), None)
-        common = sorted(seeds[method] & seeds[rival]) if rival else []
-        if rival is None or not common:
-            continue
+    for method, (rival, common) in rivals(rows).items():
+        scored = between(rows, method, rival, common)
         pairs = [(at_hand.get((seed, method)), at_hand.get((seed, rival))) for seed in common]
         sides = [_matches(one, other) for one, other in pairs if one is not None and other is not None]
         if len(sides) < len(common):
             old = before.get(method, {})
-            if (old.get("rival"), old.get("seeds")) == (rival, common):
+            if (old.get("rival"), old.get("seeds"), old.get("between")) == (rival, common, scored):
                 found[method] = old
             continue
         interval = bootstrap_mean_change(
             [one for theirs, _ in sides for one in theirs], [one for _, ours in sides for one in ours]
         )
         if interval.low is not None:
-            found[method] = {"rival": rival, "seeds": common, **interval._asdict()}
+            found[method] = {"rival": rival, "seeds": common, "between": scored, **interval._asdict()}
     return found
+
+
+def rivals(rows: Sequence[Row]) -> dict[str, tuple[str, list[int]]]:
+    """By method: the best other one that has a seed in common with it, and the seeds that both have."""
+    groups = {name: own for name, own in grouped(rows).items() if name not in (FIRST, JOINT)}
+    seeds = {name: {row["seed"] for row in rows if row["method"] == name} for name in [*groups, JOINT]}
+    best = sorted(groups, key=lambda name: -(center(one["all_AP50"] for one in groups[name]) or 0.0))
+    found = {}
+    for method, own in seeds.items():
+        rival = next((name for name in best if name != method and own & seeds[name]), None)
+        if rival is not None:
+            found[method] = (rival, sorted(own & seeds[rival]))
+    return found
+
+
+def between(rows: Sequence[Row], method: str, rival: str, seeds: Sequence[int]) -> list[list[float | None]]:
+    """What an interval was found between: AP50 over all classes of both methods, seed by seed."""
+    scores = {(row["method"], row["seed"]): row["figures"]["all_AP50"] for row in rows}
+    return [[scores.get((name, seed)) for seed in seeds] for name in (method, rival)]
 
 
 def _matches(method: MethodRun, rival: MethodRun) -> tuple[list[Matches], list[Matches]]:

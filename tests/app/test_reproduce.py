@@ -79,6 +79,10 @@ def test_what_is_finished_is_not_trained_again_and_what_is_asked_beyond_it_is_mi
     shutil.rmtree(suite.output)
     assert go(suite) and read(suite)["rows"] == first["rows"]  # rows from elsewhere stay
     assert read(suite)["protocols"]["2+2"]["differences"] == first["protocols"]["2+2"]["differences"]
+    changed = read(suite)
+    changed["rows"][0]["figures"]["all_AP50"] += 0.01  # another training of the same name
+    suite.results.write_text(json.dumps(changed), "utf-8")
+    assert go(suite) and read(suite)["protocols"]["2+2"]["differences"] == {}  # they were between other figures
     with pytest.raises(AssertionError, match="training has begun"):
         go(suite._replace(seeds=[0, 1]))
     with pytest.raises(AssertionError, match="training has begun"):
