@@ -2,7 +2,8 @@
 
 The interim teacher is fine-tuned on the step's images from the network before the step: it knows the new classes as
 well as anything does, and has forgotten the old ones, which the old network still knows. The student starts between
-the two and learns from the annotations where there are some, from the two teachers where there are none. When it
+the two and learns from the annotations where there are some, from the two teachers where there are none: also on
+enlarged and blended parts of the batch's pictures, which show what the step's pictures as a whole do not. When it
 detects, a new class is believed less where an old one is seen: its own pictures told it little of what it is not.
 
 Parts of weight or strength 0 are there to be tried: ``old_claims`` and ``kd_crosshead`` are terms, ``calibration``
