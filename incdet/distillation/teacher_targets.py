@@ -69,6 +69,12 @@ class BatchTargets(NamedTuple):
         new = self.coverage[:, self.coverage.shape[1] - self.heads[-1] :].any(dim=1)
         return {"new": new, "exemplars": ~new}[images]
 
+    @property
+    def given_images(self) -> Tensor:
+        """Which images (B,) bool come from the training set, and were not made for the batch."""
+        given = ["made" not in target for target in self.targets]
+        return torch.tensor(given, dtype=torch.bool, device=self.coverage.device)
+
     def untaken(self, image: Tensor, anchor: Tensor) -> Tensor:
         """Which places (N,) no annotated object has taken, (N,) bool."""
         return self.assignment.matched.flatten().index_select(0, image * len(self.anchors) + anchor) < 0

@@ -48,12 +48,15 @@ class KdQuality(PlainTerm):
     negative number is the logarithm of how much rarer they are."""
     exemplars: bool = True
     """Whether new classes have a target on images that annotate none of them, which are exemplars and what mixup adds:
-    the interim network's word, nought without one. Otherwise nothing is said of them there."""
+    the interim network's word. Otherwise, and of what mixup adds without an interim network, nothing is said of them;
+    exemplars are taken for background without one."""
     inside: float = Field(1.0, ge=0, le=1)
     """Where a larger share of an exemplar's anchor lies inside an annotated object, new classes are nought; 1 leaves
     them as they are."""
     known: int | None = Field(None, exclude=True)
     """Columns that the old network has; measured by ``fit``."""
+    alone: bool = Field(False, exclude=True)
+    """Whether there is no interim network; measured by ``fit``."""
 
     @field_validator("exponent")
     @classmethod
@@ -68,8 +71,9 @@ class KdQuality(PlainTerm):
         return ("old", "interim")
 
     def fit(self, step: StepData) -> KdQuality:
-        """Notes which classes are new to the old network: none, where a step refreshes known ones."""
-        return self.model_copy(update={"known": len(step.teachers["old"].columns)})
+        """Notes which classes are new to the old network, none where a step refreshes known ones, and who knows."""
+        alone = "interim" not in step.teachers
+        return self.model_copy(update={"known": len(step.teachers["old"].columns), "alone": alone})
 
     def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
         """The targets (N, K) at the places that have some."""
@@ -131,9 +135,11 @@ class KdQuality(PlainTerm):
     def _spoken_of(self, batch: BatchTargets) -> Tensor:
         """The channels (B, K) bool that a teacher speaks for: unannotated ones."""
         free = ~batch.trained
-        new = batch.selected_images("new")
-        if not self.exemplars and new is not None:
-            free[:, sum(batch.heads[:-1]) if self.known is None else self.known :] &= new[:, None]
+        if self.exemplars and not self.alone:
+            return free
+        shown = batch.selected_images("new") if not self.exemplars else batch.given_images
+        if shown is not None:
+            free[:, sum(batch.heads[:-1]) if self.known is None else self.known :] &= shown[:, None]
         return free
 
     def _distance(self, logits: Tensor, target: Tensor) -> Tensor:

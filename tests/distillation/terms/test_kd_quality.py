@@ -120,6 +120,20 @@ def test_where_nothing_is_new_the_old_network_speaks_everywhere(known: int) -> N
     assert bool(exemplar[:, 2:].any()) == (known == 4) and bool(found[0, 0, :2].all())
 
 
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("two", [False, True])
+def test_nobody_calls_a_new_object_background_in_a_picture_made_for_the_batch(made: bool, two: bool) -> None:
+    old, batch = draw(1, 2, 6, 2), mixed()
+    if made:
+        batch = batch._replace(targets=[batch.targets[0], {**batch.targets[1], "made": True}])
+    teachers = {"old": Teacher(network(("a", "b"))), **({"interim": Teacher(network(("a", "b")))} if two else {})}
+    term = KdQuality(floor=0.0).fit(StepData(teachers, (), (), 1, print))
+    student = draw(2, 2, 6, 4).requires_grad_()
+    found = slope(quality(term, student, (old, draw(3, 2, 6, 2) if two else None), batch), student)
+    exemplar = found[1, batch.assignment.matched[1] == -1]
+    assert bool(exemplar[:, 2:].any()) == (two or not made)
+
+
 @settings(max_examples=20)
 @given(seed=SEEDS, floor=st.sampled_from([0.0, 0.3]))
 def test_its_gradient_is_that_of_the_sum_over_all_entries(seed: int, floor: float) -> None:
