@@ -43,7 +43,7 @@ from incdet.training.log import RunLog
 from incdet.training.schedule import Lengths, Phase
 from incdet.training.train_step import TrainStep
 
-METHODS = ("finetune", "eeil", "cldetr", "incdet")
+METHODS = ("finetune", "eeil", "cldetr", "incdet-mixup")
 STEPS = 20
 PLAN = {"batch_size": 4, "optimizer": "sgd", "lr": 0.01, "warmup": 0, "schedule": "constant", "clip": 5.0}
 EXTENSION = ("memory.total=8", "train.increment.iterations=3", "train.finetune.iterations=2", "train.increment.lr=0.01")
@@ -83,7 +83,8 @@ def learn(
         with RunLog(place) as log:
             engine = Engine(config.engine, log)
             shop = Workshop(engine, config, Lengths(config.train, [9, 9]), place)
-            student, method = grown(config, before, view), get_method(name).speaking()
+            word, *parts = name.split("-")
+            student, method = grown(config, before, view), get_method(word, parts).speaking()
             teachers = {"old": Teacher(before)} if method.teachers else {}
             method = fitted(shop, method, Teaching(teachers, method.terms), view, memory)
             records, plan = build_training_set(view, memory, method), config.train.increment

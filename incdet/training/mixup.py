@@ -4,7 +4,7 @@ The function-matching recipe of Beyer et al. (Knowledge distillation: a good tea
 2022): strong crops and mixup (Zhang et al., ICLR 2018), with teacher and student looking at the same pixels. The images
 of a step show little of the world that the old detector has seen; what it says of their enlarged and blended parts,
 where an object is seldom whole, tells what it takes for background. A batch stays a pure function of the seed and its
-number.
+number; what several processes add is made of each one's own images, and is not what one process adds.
 """
 
 from __future__ import annotations
