@@ -35,8 +35,9 @@ from incdet.errors import is_relayed
 from incdet.memory.exemplars import Budget, Memory
 from incdet.methods.registry import get_method
 from incdet.seal import unsealed_lines
+from incdet.training.batches import Batch
 from incdet.training.criterion import MethodCriterion
-from incdet.training.engine import Batch, Engine
+from incdet.training.engine import Engine
 from incdet.training.increment import Workshop, build_training_set, fitted, grown
 from incdet.training.increment import train as train_phase
 from incdet.training.log import RunLog

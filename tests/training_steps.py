@@ -20,8 +20,8 @@ from incdet.methods.method import Method
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import HeadOutputs, ImageBatch, IncrementalRetinaNet
 from incdet.seal import unsealed_lines
+from incdet.training.batches import Batch
 from incdet.training.criterion import MethodCriterion
-from incdet.training.engine import Batch
 
 BOX = [6.0, 6.0, 28.0, 30.0]
 

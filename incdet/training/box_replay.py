@@ -7,7 +7,7 @@ Shapes: M boxes, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from incdet.data.dataset import DetectionDataset
-from incdet.training.engine import Batch, Batches
+from incdet.training.batches import Batch, Batches, rewritten
 
 SMALLEST = 8
 """Crops with a shorter side in pixels are left out: nobody would know what they show."""
@@ -65,17 +65,12 @@ class BoxReplay:
 
     def over(self, batches: Batches) -> Batches:
         """The stream with its images changed."""
+        return rewritten(batches, self._changed)
 
-        def changed(drawn: int) -> Iterable[Batch]:
-            return self._changed(batches(drawn), drawn)
-
-        return changed
-
-    def _changed(self, stream: Iterable[Batch], drawn: int) -> Iterator[Batch]:
-        for number, (images, targets) in enumerate(stream, start=drawn):
-            rng = np.random.default_rng([self.seed, self.rank, number])
-            pairs = [self.change(image, target, rng) for image, target in zip(images, targets, strict=True)]
-            yield [image for image, _ in pairs], [target for _, target in pairs]
+    def _changed(self, number: int, batch: Batch) -> Batch:
+        rng = np.random.default_rng([self.seed, self.rank, number])
+        pairs = [self.change(image, target, rng) for image, target in zip(*batch, strict=True)]
+        return [image for image, _ in pairs], [target for _, target in pairs]
 
     def change(self, image: Tensor, target: Target, rng: np.random.Generator) -> tuple[Tensor, Target]:
         """One image (3, H, W) uint8 and its target, changed or as they are."""

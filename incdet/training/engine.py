@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from incdet.config import Engine as EngineConfig
 from incdet.config import Schedule
@@ -19,6 +18,7 @@ from incdet.network.bn_folding import folded_once
 from incdet.network.cuda_graph import graph_of
 from incdet.network.device import device_named
 from incdet.network.retinanet import ImageBatch, IncrementalRetinaNet
+from incdet.training.batches import Batch, Batches
 from incdet.training.criterion import Criterion
 from incdet.training.failure import FAILED_STEP, Attempt, NonFiniteCheck, save_failure
 from incdet.training.interrupt import Interrupt
@@ -27,10 +27,6 @@ from incdet.training.phase_state import PhaseState
 from incdet.training.processes import Processes
 from incdet.training.schedule import learning_rate, noise_deviation
 from incdet.training.train_step import Precision, TrainStep
-
-Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
-Batches = Callable[[int], Iterable[Batch]]
-"""Number of batches already drawn -> the endless rest of the stream; a pure function of its argument."""
 
 
 class Progress(Protocol):

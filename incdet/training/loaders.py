@@ -18,7 +18,8 @@ from incdet.data.resize import Geometry
 from incdet.errors import Finding, InputError
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.transform import padded_shape
-from incdet.training.engine import Batch, Batches, Engine
+from incdet.training.batches import Batch, Batches
+from incdet.training.engine import Engine
 
 
 def training_batches(

@@ -9,15 +9,15 @@ number; what several processes add is made of each one's own images, and is not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from incdet.training.batches import Batch, Batches, rewritten
 from incdet.training.box_replay import Target
-from incdet.training.engine import Batch, Batches
 
 SMALLEST = 0.5
 """Share of a picture's width and height that a crop has at least; it is enlarged to the whole again."""
@@ -40,18 +40,14 @@ class Mixup:
 
     def over(self, batches: Batches) -> Batches:
         """The stream with its batches enlarged."""
+        return rewritten(batches, self._enlarged)
 
-        def enlarged(drawn: int) -> Iterable[Batch]:
-            return self._enlarged(batches(drawn), drawn)
-
-        return enlarged
-
-    def _enlarged(self, stream: Iterable[Batch], drawn: int) -> Iterator[Batch]:
-        for number, (images, targets) in enumerate(stream, start=drawn):
-            # A stream of its own: the replay of objects draws by the same three numbers.
-            rng = np.random.default_rng([self.seed, self.rank, number, 1])
-            more = [unlabelled(images, targets, rng) for _ in range(self.count(number, len(images)))]
-            yield [*images, *(image for image, _ in more)], [*targets, *(target for _, target in more)]
+    def _enlarged(self, number: int, batch: Batch) -> Batch:
+        images, targets = batch
+        # A stream of its own: the replay of objects draws by the same three numbers.
+        rng = np.random.default_rng([self.seed, self.rank, number, 1])
+        more = [unlabelled(images, targets, rng) for _ in range(self.count(number, len(images)))]
+        return [*images, *(image for image, _ in more)], [*targets, *(target for _, target in more)]
 
     def count(self, number: int, images: int) -> int:
         """How many pictures are added to batch ``number`` of ``images``."""

@@ -13,7 +13,8 @@ from training_steps import Plain, lines, schedule, stream
 from incdet.config import Schedule
 from incdet.errors import InputError, Terminated
 from incdet.network.retinanet import IncrementalRetinaNet
-from incdet.training.engine import Batch, Engine
+from incdet.training.batches import Batch
+from incdet.training.engine import Engine
 from incdet.training.schedule import learning_rate
 
 # --- training

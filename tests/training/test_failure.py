@@ -17,9 +17,10 @@ from incdet.distillation.teacher import Teacher
 from incdet.errors import InputError, TrainingError
 from incdet.methods.registry import get_method
 from incdet.network.retinanet import IncrementalRetinaNet
+from incdet.training.batches import Batch
 from incdet.training.criterion import MethodCriterion
 from incdet.training.digested import load_digested, save_digested
-from incdet.training.engine import Batch, Engine
+from incdet.training.engine import Engine
 from incdet.training.failure import NonFiniteCheck, replay
 
 
