@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finished_run import quiet
 
 from incdet.app import suites
 from incdet.app.cli import run_tool
+from incdet.app.detector import build_model
 from incdet.app.reproduce import Suite, reproduce
-from incdet.app.suites import SUITES, Benchmark, Entry
+from incdet.app.suites import REHEARSAL, SUITES, Benchmark, Entry
 from incdet.config import Config, load_config
 from incdet.errors import InputError
 from incdet.evaluation.results import Results
 from incdet.methods.registry import OWN
 from incdet.network import checkpoint
+from incdet.vocab import Vocabulary
 
 Settings = Callable[..., Config]
 
@@ -200,3 +203,12 @@ def test_a_rehearsal_goes_from_end_to_end_and_leaves_the_results_alone(
     page = (tmp_path / "rehearsal" / "shapes" / "shapes.md").read_text("utf-8")
     assert "| pair | 1 |" in page and "## 2x3" in page
     assert sorted((repository / "docs" / "results").iterdir()) == before
+
+
+@pytest.mark.parametrize("file", sorted({entry.config for suite in SUITES.values() for entry in suite.entries}))
+def test_a_rehearsal_makes_detectors_that_look_at_a_single_image(file: str, repository: Path) -> None:
+    """As importance is measured, for the penalties of ``ewc`` and ``mas``."""
+    words = [*REHEARSAL, "data.root=/nowhere", "model.weights=null", "methods=[finetune]"]
+    config = load_config(repository / "configs" / file, words)
+    model = build_model(config, Vocabulary((("a",), ("b",)))).eval()
+    assert len(model([torch.rand(3, 64, 64)])) == 1
