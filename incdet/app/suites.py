@@ -95,7 +95,6 @@ REHEARSAL = (
     "model.min_size=64",
     "model.max_size=64",
     "model.channels=16",
-    "model.norm_groups=4",  # of one channel each they cannot norm the single place of the smallest map, image by image
     "model.tower_depth=1",
     "train.base.iterations=2",
     "train.base.batch_size=4",

@@ -5,6 +5,7 @@ Shape letters: B images, A anchors over all levels, N anchors per cell, K classe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,11 +19,32 @@ from torchvision.ops.misc import Conv2dNormActivation
 PRIOR = 0.01
 
 
+class TowerGroupNorm(nn.GroupNorm):
+    """Torch's GroupNorm, of one image as of several.
+
+    Torch refuses one image where a group is a single value (one channel a group, on a map of one cell), though it takes
+    the same image in a batch of two, where the norm gives its bias.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def norm_layer(norm: str | None, channels: int, groups: int = 32) -> Callable[[int], nn.Module] | None:
     """The constructor of a tower's normalisation; GroupNorm takes the largest number of groups that divides."""
     if norm == "group":
-        return partial(nn.GroupNorm, math.gcd(groups, channels))
+        return partial(TowerGroupNorm, math.gcd(groups, channels))
     return nn.BatchNorm2d if norm == "batch" else None
+
+
+def with_group_norms(tower: nn.Sequential, kind: type[nn.GroupNorm]) -> nn.Sequential:
+    """A copy of ``tower`` whose GroupNorms are of this class: torch's own, or that of incdet."""
+    own = copy.deepcopy(tower)
+    for module in own.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.__class__ = kind
+    return own
 
 
 def build_tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None) -> nn.Sequential:

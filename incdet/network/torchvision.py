@@ -20,7 +20,7 @@ from incdet.config.architecture import BACKBONES, DETECTORS, EXTERNAL, Architect
 from incdet.errors import Finding, InputError
 from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_modules
 from incdet.network.bn_folding import unfold_norms
-from incdet.network.heads import norm_layer
+from incdet.network.heads import TowerGroupNorm, norm_layer, with_group_norms
 from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision_faults import faults_of
@@ -80,10 +80,11 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
         )
     vocab = Vocabulary((tuple(name for name in classes if name is not None),))
     result = IncrementalRetinaNet(_architecture(model), vocab, backbone=copy.deepcopy(model.backbone))
-    if repr(result.class_head.tower) != repr(head.conv):
+    if repr(with_group_norms(result.class_head.tower, nn.GroupNorm)) != repr(head.conv):
         raise _error("tower", f"is {head.conv!r}", "build it of 3x3 convolutions, as torchvision's heads do")
-    result.class_head.tower = copy.deepcopy(head.conv)
+    result.class_head.tower = with_group_norms(head.conv, TowerGroupNorm)
     result.box_head = copy.deepcopy(model.head.regression_head)
+    result.box_head.conv = with_group_norms(result.box_head.conv, TowerGroupNorm)
     predictor = result.class_head.predictors[0]
     assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
     anchors = result.architecture.anchors_per_cell
@@ -117,8 +118,8 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     if architecture.precedence and len(model.vocab.steps) > 1:
         classifier.__class__ = BelievedHead
         classifier.sizes, classifier.power = [len(names) for names in model.vocab.steps], architecture.precedence
-    classifier.conv = copy.deepcopy(model.class_head.tower)
-    head.regression_head.conv = copy.deepcopy(model.box_head.conv)
+    classifier.conv = with_group_norms(model.class_head.tower, nn.GroupNorm)
+    head.regression_head.conv = with_group_norms(model.box_head.conv, nn.GroupNorm)
     head.regression_head.bbox_reg = copy.deepcopy(model.box_head.bbox_reg)
     head.regression_head._loss_type = architecture.box_loss
     weight, bias = model.class_head.joined()

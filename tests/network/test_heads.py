@@ -149,3 +149,12 @@ def test_group_norm_takes_groups_that_divide_the_channels(channels: int, groups:
 def test_a_tower_without_layers_passes_its_input_on() -> None:
     value = torch.randn(1, CHANNELS, 2, 2)
     assert torch.equal(build_tower(CHANNELS, 0, None)(value), value)
+
+
+def test_groups_of_one_channel_look_at_one_cell_of_one_image_as_in_a_batch() -> None:
+    make = norm_layer("group", 16, 16)
+    assert make is not None
+    norm, images = make(16), torch.randn(2, 16, 1, 1)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    assert torch.equal(norm(images[:1]), norm(images)[:1])
