@@ -41,8 +41,8 @@ class Mixup(Part):
     """Enlarged, blended parts of a batch's pictures are added to it, of which the teachers alone speak."""
 
     name: ClassVar[str] = "mixup"
-    share: float = Field(0.25, gt=0, le=4)
-    """Pictures that are added for each one of the batch."""
+    share: float = Field(0.25, ge=0, le=4)
+    """Pictures that are added for each one of the batch; 0 adds none."""
 
 
 class Interim(Part):

@@ -257,9 +257,9 @@ def train(
     crops = crops_of(plain_images(engine, model, training_set.cut, config)) if training_set.boxes else []
     if crops:
         batches = BoxReplay(crops, training_set.boxes, seed, engine.processes.rank).over(batches)
-    mixup = method.mixup if teachers else None
-    if mixup is not None:
-        batches = Mixup(mixup.share, seed, engine.processes.rank, engine.processes.world).over(batches)
+    added = method.mixup.share if teachers and method.mixup is not None else 0.0
+    if added:
+        batches = Mixup(added, seed, engine.processes.rank, engine.processes.world).over(batches)
     canvas = None
     if config.engine.static_shapes:
         canvas = canvas_of(records, model.architecture, config.augment)
@@ -270,7 +270,7 @@ def train(
         model.to(engine.device)
         draws = iterations * schedule.batch_size // engine.processes.world
         file = shop.folder / f"{phase.kind}.responses.safetensors"
-        pupil = Pupil(str(phase), model, records, draws, file, method.masked, canvas, made=mixup is not None)
+        pupil = Pupil(str(phase), model, records, draws, file, method.masked, canvas, made=added > 0)
         teaching = Teaching(teachers, method.terms).to(engine.device)
         # What was answered about a picture says nothing of what has been pasted into it.
         online = OnlineProvider(teaching, model) if crops else None

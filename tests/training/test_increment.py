@@ -370,10 +370,13 @@ def test_a_pair_learns_beside_the_old_detector(scenery: Scenery, trunk: str) -> 
     assert not torch.equal(after["branches.0.box_head.bbox_reg.weight"], before["box_head.bbox_reg.weight"])
 
 
-def test_a_taught_pair_is_the_old_detector_beside_what_incdet_learns_without_memory(scenery: Scenery) -> None:
-    before = state_of(scenery.before)
-    alone = learn(scenery, get_method("incdet", ["replay", "mixup", "precedence"]))
-    outcome = learn(scenery, get_method("pair"))
+@pytest.mark.parametrize("share", [0, 0.25])
+def test_a_taught_pair_is_the_old_detector_beside_what_incdet_learns_without_memory(
+    scenery: Scenery, share: float
+) -> None:
+    before, numbers = state_of(scenery.before), {"mixup": {"share": share}}
+    alone = learn(scenery, get_method("incdet", ["replay", "precedence"], {"incdet": numbers}))
+    outcome = learn(scenery, get_method("pair", settings={"pair": numbers}))
     after = state_of(outcome.model)
     assert_equal_states(before, {name: value for name, value in after.items() if not name.startswith("branches.")})
     own = {name.removeprefix("branches.0."): value for name, value in after.items() if name.startswith("branches.")}

@@ -107,5 +107,6 @@ def test_without_a_teacher_nothing_is_added(scenery: Scenery, monkeypatch: pytes
     method = get_method("incdet").without("kd_quality", "kd_box", "old_claims", "kd_crosshead")
     assert method.mixup is not None
     assert learn(scenery, method).iterations["train"] == 4
+    learn(scenery, get_method("incdet").configured({"mixup": {"share": 0}}))
     with pytest.raises(TypeError):
         learn(scenery, get_method("incdet"))
