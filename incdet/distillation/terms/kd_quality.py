@@ -26,8 +26,8 @@ class KdQuality(PlainTerm):
     The target t of an old channel is the old network's score. That of a new channel, which the exemplars lack, is the
     interim network's score times one minus the highest old score at the anchor: the interim network has never been
     told that a cow is no sheep, the old one knows the cow. At anchors that an annotated object has taken every
-    unannotated channel is nought; anchors between object and background are left out. All other anchors count: the
-    loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets above 0.05
+    unannotated channel is nought (but see ``objects``); anchors between object and background are left out. All other
+    anchors count: the loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets above 0.05
     and of the annotated positives.
 
     With ``exponent`` 0 it is ``KL(t || sigmoid(z))``, of old channels what ``kd_response`` distils. Targets below
@@ -53,6 +53,8 @@ class KdQuality(PlainTerm):
     inside: float = Field(1.0, ge=0, le=1)
     """Where a larger share of an exemplar's anchor lies inside an annotated object, new classes are nought; 1 leaves
     them as they are."""
+    objects: float = Field(0.0, ge=0, le=1)
+    """How much of an old score remains the target where an object of another class is annotated; 0 makes it nought."""
     known: int | None = Field(None, exclude=True)
     """Columns that the old network has; measured by ``fit``."""
     alone: bool = Field(False, exclude=True)
@@ -90,8 +92,11 @@ class KdQuality(PlainTerm):
             if self.inside < 1:
                 scored = scored * (objects_inside(batch) <= self.inside)[..., None]
             target[..., columns] = scored
-        free = (batch.assignment.matched < 0) & (batch.assignment.matched != IGNORED)
-        target = target * self._spoken_of(batch)[:, None] * free[..., None]
+        matched = batch.assignment.matched
+        taken = (matched >= 0)[..., None]
+        target[..., : scores.shape[-1]] *= torch.where(taken, self.objects, 1.0)
+        target[..., scores.shape[-1] :] *= ~taken
+        target = target * self._spoken_of(batch)[:, None] * (matched != IGNORED)[..., None]
         target[target < self.floor] = 0
         return {"rows": Entries.of(target.amax(dim=-1) > 0, target=target)}
 

@@ -68,8 +68,9 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
                     )
                     if term.inside < 1 and a == 0 and b == 1:  # the anchor that lies inside the exemplar's object
                         wanted = 0.0
-                if matched >= 0 or wanted < term.floor:
-                    wanted = 0.0
+                if matched >= 0:
+                    wanted *= term.objects if k < len(known) else 0.0
+                wanted = wanted if wanted >= term.floor else 0.0
                 best = max(best, wanted)
                 got = sigmoid(float(student[b, a, k]))
                 cross = -(wanted * math.log(got) + (1 - wanted) * math.log(1 - got))
@@ -89,9 +90,18 @@ def slow_quality(student: Tensor, old: Tensor, interim: Tensor | None, batch: Ba
     inside=st.sampled_from([1.0, 0.5]),
     exponent=st.sampled_from([0.0, 1.0, 1.5, 2.0]),
     exemplars=st.booleans(),
+    objects=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_it_equals_the_written_out_sum(
-    seed: int, floor: float, discount: float, two: bool, prior: float, inside: float, exponent: float, exemplars: bool
+    seed: int,
+    floor: float,
+    discount: float,
+    two: bool,
+    prior: float,
+    inside: float,
+    exponent: float,
+    exemplars: bool,
+    objects: float,
 ) -> None:
     student, old = draw(seed, 2, 6, 4), draw(seed + 1, 2, 6, 2)
     interim = draw(seed + 2, 2, 6, 2) if two else None
@@ -101,6 +111,7 @@ def test_it_equals_the_written_out_sum(
         "prior": prior,
         "inside": inside,
         "exponent": exponent,
+        "objects": objects,
     }
     term = KdQuality(weight=1.5, exemplars=exemplars, **numbers)
     batch = mixed(wide=True)
