@@ -24,11 +24,11 @@ class KdQuality(PlainTerm):
     """``|sigmoid(z) - t|^2 BCE(z, t)`` (Li et al., Generalized Focal Loss, 2020, eq. 2) on the unannotated channels.
 
     The target t of an old channel is the old network's score. That of a new channel, which the exemplars lack, is the
-    interim network's score times one minus the highest old score at the anchor: the interim network has never been
-    told that a cow is no sheep, the old one knows the cow. At anchors that an annotated object has taken every
-    unannotated channel is nought (but see ``objects``); anchors between object and background are left out. All other
-    anchors count: the loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets above 0.05
-    and of the annotated positives.
+    interim network's score times one minus the highest old score at the anchor: the interim network has never been told
+    that a cow is no sheep, the old one knows the cow. At anchors that an annotated object has taken every unannotated
+    channel is nought (but see ``objects``); anchors between object and background are left out. All other anchors
+    count: the loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets
+    above 0.05 and of the annotated positives.
 
     With ``exponent`` 0 it is ``KL(t || sigmoid(z))``, of old channels what ``kd_response`` distils. Targets below
     ``floor`` are nought, so that only the places of the others have to be kept.
