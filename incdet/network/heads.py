@@ -5,7 +5,6 @@ Shape letters: B images, A anchors over all levels, N anchors per cell, K classe
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,15 +35,6 @@ def norm_layer(norm: str | None, channels: int, groups: int = 32) -> Callable[[i
     if norm == "group":
         return partial(TowerGroupNorm, math.gcd(groups, channels))
     return nn.BatchNorm2d if norm == "batch" else None
-
-
-def with_group_norms(tower: nn.Sequential, kind: type[nn.GroupNorm]) -> nn.Sequential:
-    """A copy of ``tower`` whose GroupNorms are of this class: torch's own, or that of incdet."""
-    own = copy.deepcopy(tower)
-    for module in own.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.__class__ = kind
-    return own
 
 
 def build_tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None) -> nn.Sequential:

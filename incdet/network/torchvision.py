@@ -20,7 +20,7 @@ from incdet.config.architecture import BACKBONES, DETECTORS, EXTERNAL, Architect
 from incdet.errors import Finding, InputError
 from incdet.network.backbones import BATCH_NORMS, build_backbone, freeze_modules
 from incdet.network.bn_folding import unfold_norms
-from incdet.network.heads import TowerGroupNorm, norm_layer, with_group_norms
+from incdet.network.heads import TowerGroupNorm, norm_layer
 from incdet.network.paired import PairedRetinaNet
 from incdet.network.retinanet import IncrementalRetinaNet
 from incdet.network.torchvision_faults import faults_of
@@ -80,11 +80,11 @@ def from_torchvision(model: nn.Module, classes: Sequence[str | None]) -> Increme
         )
     vocab = Vocabulary((tuple(name for name in classes if name is not None),))
     result = IncrementalRetinaNet(_architecture(model), vocab, backbone=copy.deepcopy(model.backbone))
-    if repr(with_group_norms(result.class_head.tower, nn.GroupNorm)) != repr(head.conv):
+    if repr(_with_group_norms(result.class_head.tower, nn.GroupNorm)) != repr(head.conv):
         raise _error("tower", f"is {head.conv!r}", "build it of 3x3 convolutions, as torchvision's heads do")
-    result.class_head.tower = with_group_norms(head.conv, TowerGroupNorm)
+    result.class_head.tower = _with_group_norms(head.conv, TowerGroupNorm)
     result.box_head = copy.deepcopy(model.head.regression_head)
-    result.box_head.conv = with_group_norms(result.box_head.conv, TowerGroupNorm)
+    result.box_head.conv = _with_group_norms(result.box_head.conv, TowerGroupNorm)
     predictor = result.class_head.predictors[0]
     assert isinstance(predictor, nn.Conv2d) and predictor.bias is not None
     anchors = result.architecture.anchors_per_cell
@@ -118,8 +118,8 @@ def to_torchvision(model: IncrementalRetinaNet) -> nn.Module:
     if architecture.precedence and len(model.vocab.steps) > 1:
         classifier.__class__ = BelievedHead
         classifier.sizes, classifier.power = [len(names) for names in model.vocab.steps], architecture.precedence
-    classifier.conv = with_group_norms(model.class_head.tower, nn.GroupNorm)
-    head.regression_head.conv = with_group_norms(model.box_head.conv, nn.GroupNorm)
+    classifier.conv = _with_group_norms(model.class_head.tower, nn.GroupNorm)
+    head.regression_head.conv = _with_group_norms(model.box_head.conv, nn.GroupNorm)
     head.regression_head.bbox_reg = copy.deepcopy(model.box_head.bbox_reg)
     head.regression_head._loss_type = architecture.box_loss
     weight, bias = model.class_head.joined()
@@ -213,6 +213,15 @@ def _tower_norm(tower: nn.Module) -> tuple[str | None, int]:
         f"holds {', '.join(sorted(kind.__name__ for kind in kinds))}",
         "use convolutions with ReLU and GroupNorm, BatchNorm2d or no norm",
     )
+
+
+def _with_group_norms(tower: nn.Sequential, kind: type[nn.GroupNorm]) -> nn.Sequential:
+    """A copy of ``tower`` whose GroupNorms are of this class: torch's own, or that of incdet."""
+    own = copy.deepcopy(tower)
+    for module in own.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.__class__ = kind
+    return own
 
 
 def _recognised(backbone: Any, architecture: Architecture) -> Architecture:
