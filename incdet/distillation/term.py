@@ -28,6 +28,7 @@ class StepData(NamedTuple):
         exemplars: Those of the memory.
         batch_size: Images of a forward.
         say: Told what the user should know.
+        names: The step's new classes.
     """
 
     teachers: Mapping[str, Teacher]
@@ -35,6 +36,7 @@ class StepData(NamedTuple):
     exemplars: Sequence[Record]
     batch_size: int
     say: Callable[[str], None]
+    names: Sequence[str] = ()
 
 
 @runtime_checkable

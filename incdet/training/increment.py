@@ -225,7 +225,7 @@ def fitted(shop: Workshop, method: Method, teaching: Teaching, view: StepView, m
         return method
     teaching.to(shop.engine.device)
     size = shop.config.evaluation.batch_size
-    step = StepData(teaching.teachers, view.records, tuple(memory), size, shop.engine.say)
+    step = StepData(teaching.teachers, view.records, tuple(memory), size, shop.engine.say, view.names)
     terms = tuple(term.fit(step) for term in method.terms)
     return replace(method, terms=shop.engine.processes.shared(terms))  # a GPU's rounding may differ from the next one's
 

@@ -30,6 +30,9 @@ class KdQuality(PlainTerm):
     count: the loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets
     above 0.05 and of the annotated positives.
 
+    The more old classes a new one finds, the more there is to be kept by the same few pictures: the weight grows with
+    their ratio, as that of LUCIR does (Hou et al., CVPR 2019, sec. 3.3).
+
     With ``exponent`` 0 it is ``KL(t || sigmoid(z))``, of old channels what ``kd_response`` distils. Targets below
     ``floor`` are nought, so that only the places of the others have to be kept.
     """
@@ -55,8 +58,13 @@ class KdQuality(PlainTerm):
     them as they are."""
     objects: float = Field(0.0, ge=0, le=1)
     """How much of an old score remains the target where an object of another class is annotated; 0 makes it nought."""
+    growth: float = Field(0.5, ge=0, le=1)
+    """The weight is multiplied by (old classes for each new one) to this power where old classes are the more; 0 leaves
+    it as it is."""
     known: int | None = Field(None, exclude=True)
     """Columns that the old network has; measured by ``fit``."""
+    more: float = Field(1.0, exclude=True)
+    """What ``growth`` multiplies the weight by; measured by ``fit``."""
     alone: bool = Field(False, exclude=True)
     """Whether there is no interim network; measured by ``fit``."""
 
@@ -74,8 +82,9 @@ class KdQuality(PlainTerm):
 
     def fit(self, step: StepData) -> KdQuality:
         """Notes which classes are new to the old network, none where a step refreshes known ones, and who knows."""
-        alone = "interim" not in step.teachers
-        return self.model_copy(update={"known": len(step.teachers["old"].columns), "alone": alone})
+        known, alone = len(step.teachers["old"].columns), "interim" not in step.teachers
+        ratio = known / len(step.names) if step.names else 1.0
+        return self.model_copy(update={"known": known, "alone": alone, "more": max(1.0, ratio) ** self.growth})
 
     def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
         """The targets (N, K) at the places that have some."""
@@ -135,7 +144,7 @@ class KdQuality(PlainTerm):
             loss = loss + focal / (1 - ALPHA)
         elif self.exponent != SQUARED:
             loss = loss + self._background(student.logits, batch) / total.clamp(min=1.0)
-        return {self.name: self.weight * loss}
+        return {self.name: self.weight * self.more * loss}
 
     def _spoken_of(self, batch: BatchTargets) -> Tensor:
         """The channels (B, K) bool that a teacher speaks for: unannotated ones."""

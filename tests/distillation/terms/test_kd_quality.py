@@ -131,6 +131,18 @@ def test_where_nothing_is_new_the_old_network_speaks_everywhere(known: int) -> N
     assert bool(exemplar[:, 2:].any()) == (known == 4) and bool(found[0, 0, :2].all())
 
 
+@pytest.mark.parametrize(
+    ("growth", "new", "factor"),
+    [(0.5, 1, 2.0), (1.0, 1, 4.0), (0.0, 1, 1.0), (0.5, 2, 2**0.5), (0.5, 8, 1.0), (0.5, 0, 1.0)],
+)
+def test_its_weight_grows_with_the_old_classes_for_each_new_one(growth: float, new: int, factor: float) -> None:
+    teachers, names = {"old": Teacher(network(("a", "b", "c", "d")))}, [f"n{number}" for number in range(new)]
+    fitted = KdQuality(growth=growth).fit(StepData(teachers, (), (), 1, print, names))
+    student, said, batch = draw(1, 2, 6, 4), (draw(2, 2, 6, 2), draw(3, 2, 6, 2)), mixed()
+    plain = quality(KdQuality(growth=growth), student, said, batch)
+    torch.testing.assert_close(quality(fitted, student, said, batch), plain * factor)
+
+
 @pytest.mark.parametrize("made", [False, True])
 @pytest.mark.parametrize("two", [False, True])
 def test_nobody_calls_a_new_object_background_in_a_picture_made_for_the_batch(made: bool, two: bool) -> None:
