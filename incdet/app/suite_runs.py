@@ -21,7 +21,7 @@ from incdet.evaluation.match_file import load_matches
 from incdet.evaluation.metrics import Matches
 from incdet.evaluation.results import Results
 from incdet.methods.method import Method
-from incdet.methods.registry import get_method, settings_tree
+from incdet.methods.registry import CAME_LATER, get_method, settings_tree
 from incdet.seal import unsealed_lines
 from incdet.training import log
 
@@ -108,8 +108,9 @@ def deciding(config: Config, method: Method) -> Settings:
 
 
 def same(before: Settings, now: Settings) -> bool:
-    """Whether two of ``deciding`` are one; what one of them does not know was not there then, and is neutral."""
-    return all(now[key] == value for key, value in before.items() if key in now)
+    """Whether two of ``deciding`` are one; what one of them does not know was not there then, and did nothing."""
+    later = {".".join(("method", *words)): value for words, value in CAME_LATER.items()}
+    return all(now[key] == value for key, value in {**later, **before}.items() if key in now)
 
 
 def digest(settings: Settings) -> str:

@@ -46,11 +46,14 @@ class Mixup(Part):
 
 
 class Interim(Part):
-    """A network of the new classes is trained first, on the step's images alone, and teaches as `interim`."""
+    """A network of the new classes is trained first and teaches as `interim`."""
 
     name: ClassVar[str] = "interim"
     length: float = Field(1.0, gt=0)
     """Its training, as a share of the step's own."""
+    exemplars: float = Field(0.0, ge=0, lt=1)
+    """Share of its batches that comes from the memory, where new classes are taken to be absent; 0 trains it on the
+    step's images alone. A method without replay has none."""
 
 
 class Averaging(Part):

@@ -19,7 +19,7 @@ from incdet.methods.method import Averaging, Branch, Interim, Method, Mixup
 METHOD = Method(
     "pair",
     "ours: the old detector untouched, the new classes beside it, detections merged",
-    terms=(KdQuality(weight=10.0, growth=0.0), KdBox(weight=0.5)),
+    terms=(KdQuality(weight=10.0), KdBox(weight=0.5)),
     interim=Interim(),
     mixup=Mixup(share=0.0),
     averaging=Averaging(),

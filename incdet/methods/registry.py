@@ -57,8 +57,13 @@ def known_methods() -> Mapping[str, Method]:
     return methods
 
 
-_CAME_LATER = {("incdet", "precedence", "power"): 0.0}
-"""Settings whose default is not neutral -> the neutral value."""
+CAME_LATER = {
+    ("incdet", "precedence", "power"): 0.0,
+    ("incdet", "mixup", "share"): 0.0,
+    ("incdet", "kd_quality", "growth"): 0.0,
+    ("incdet", "interim", "exemplars"): 0.0,
+}
+"""Method, part and field of settings whose default is not neutral -> the neutral value."""
 
 
 def get_method(
@@ -110,8 +115,8 @@ def before_it_was_there(frozen: Mapping[str, Any]) -> list[str]:
     """
     return [
         f"method.{name}.{part}.{field}={value}"
-        for (name, part, field), value in _CAME_LATER.items()
-        if isinstance(frozen.get(name), Mapping) and frozen[name] and part not in frozen[name]
+        for (name, part, field), value in CAME_LATER.items()
+        if isinstance(frozen.get(name), Mapping) and frozen[name] and field not in frozen[name].get(part, {})
     ]
 
 

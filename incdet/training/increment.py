@@ -128,7 +128,8 @@ def learn_step(
     teachers = {"old": Teacher(before)} if "old" in method.teachers else {}
     if method.interim is not None:
         spent["interim"] = max(1, round(method.interim.length * shop.lengths.increment(view.step)))
-        interim = train_interim(shop, student, view, spent["interim"])
+        share = method.interim.exemplars if method.replay is not None else 0.0
+        interim = train_interim(shop, student, interim_set(view, memory, share), view.step, spent["interim"])
         if "interim" in method.teachers:
             teachers["interim"] = Teacher(interim, first=len(before.vocab))
         if method.averaging is not None:
@@ -196,13 +197,24 @@ def grown(config: Config, before: IncrementalRetinaNet, view: StepView) -> Incre
     return student
 
 
+def interim_set(view: StepView, memory: Memory, share: float) -> TrainingSet:
+    """The step's records and, if they are given a share of the batches, the exemplars that are not among them.
+
+    What these show is then taken for none of the new classes. Images that all show a horse do not tell what is none.
+    """
+    seen = {record.image for record in view.records}
+    others = [replace(one, coverage=one.coverage | set(view.names)) for one in memory if one.image not in seen]
+    if not share or not others:
+        return TrainingSet(tuple(view.records))
+    return TrainingSet((*view.records, *others), len(others), share)
+
+
 def train_interim(
-    shop: Workshop, student: IncrementalRetinaNet, view: StepView, iterations: int
+    shop: Workshop, student: IncrementalRetinaNet, training_set: TrainingSet, step: int, iterations: int
 ) -> IncrementalRetinaNet:
-    """A copy of ``student`` fine-tuned on the step's images alone: it learns the new classes, forgets the old ones."""
+    """A copy of ``student`` fine-tuned on ``training_set`` alone: it learns the new classes, forgets the old ones."""
     interim = copy.deepcopy(student)
-    records, phase = TrainingSet(tuple(view.records)), Phase(view.step, "interim")
-    train(shop, interim, FINETUNE, {}, records, shop.config.train.increment, iterations, phase)
+    train(shop, interim, FINETUNE, {}, training_set, shop.config.train.increment, iterations, Phase(step, "interim"))
     return interim.eval()
 
 

@@ -14,6 +14,7 @@ import torch
 
 from incdet.app.run_folder import frozen_config
 from incdet.app.run_manifest import RunManifest
+from incdet.app.suite_runs import deciding, same
 from incdet.app.verify import verify
 from incdet.distillation import cache_file
 from incdet.distillation.cache_file import Key
@@ -46,7 +47,14 @@ def test_results_memory_judgements_and_settings_of_a_run_are_read(run: Path) -> 
     frozen = frozen_config(run / "config.yaml")
     assert frozen.memory.total == 3
     # What came later does nothing in a run of before, whatever its default is now.
-    assert get_method("incdet", settings=frozen.method).parts["precedence"].power == 0.0
+    parts = get_method("incdet", settings=frozen.method).parts
+    assert parts["precedence"].power == 0.0 and parts["mixup"].share == 0.0
+    assert parts["kd_quality"].growth == 0.0 and parts["interim"].exemplars == 0.0
+    then, now = (deciding(frozen, get_method("incdet", settings=given)) for given in (frozen.method, {}))
+    known = {key: value for key, value in then.items() if not key.endswith((".growth", ".share", ".power"))}
+    assert (
+        same(known, then) and not same(known, {**then, "method.incdet.kd_quality.growth": 0.5}) and not same(then, now)
+    )
     manifest = RunManifest.load(run)
     manifest.verify_config(run / "config.yaml")
     assert manifest.makers[-1]["incdet"] == "0.1.0"

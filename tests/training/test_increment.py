@@ -32,6 +32,7 @@ from incdet.training.increment import (
     choose_exemplars,
     fitted,
     grown,
+    interim_set,
     learn_step,
     phase_seed,
 )
@@ -258,6 +259,39 @@ def test_an_interim_network_learns_the_new_classes_alone_and_the_student_starts_
     assert interim.training_set == TrainingSet(tuple(scenery.view.records)) and not interim.teachers
     assert interim.method.name == "finetune" and interim.model is not student.model
     assert set(student.teachers) == {"old"}  # no term of this method listens to the other
+
+
+def test_an_interim_network_may_be_shown_what_is_none_of_the_new_classes(
+    scenery: Scenery, phases: list[Trained]
+) -> None:
+    method = replace(DOUBLE, interim=Interim(exemplars=0.25))
+    learn(scenery, method)
+    shown, new = phases[0].training_set, set(scenery.view.names)
+    others = [one for one in scenery.memory if one.image not in {own.image for own in scenery.view.records}]
+    assert shown.records == (
+        *scenery.view.records,
+        *(replace(one, coverage=one.coverage | new) for one in others),
+    )
+    assert others and shown.exemplars == len(others) and shown.share == 0.25
+    assert phases[1].training_set.records == (
+        *scenery.view.records,
+        *scenery.memory,
+    )  # the student's say as much as before
+    phases.clear()
+    learn(scenery, replace(method, replay=None, balanced_finetune=None))
+    assert phases[0].training_set == TrainingSet(tuple(scenery.view.records))
+
+
+def test_exemplars_that_the_step_annotates_too_are_not_taken_to_be_without_its_classes(scenery: Scenery) -> None:
+    known = next(iter(scenery.memory))
+    again = replace(known.restrict(()), coverage=frozenset(scenery.view.names))
+    view = replace(scenery.view, records=(*scenery.view.records, again))
+    built = interim_set(view, scenery.memory, 0.5)
+    added = [one.image for one in built.records[len(view.records) :]]
+    assert known.image not in added and known.image in [
+        one.image for one in interim_set(scenery.view, scenery.memory, 0.5).records
+    ]
+    assert len(added) == built.exemplars < len(scenery.memory)
 
 
 def test_averaging_moves_the_shared_parameters_and_takes_the_new_predictor(scenery: Scenery) -> None:

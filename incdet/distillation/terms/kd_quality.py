@@ -30,8 +30,8 @@ class KdQuality(PlainTerm):
     count: the loss is zero at agreement and has to select nothing. Divided by the sum of the anchors' highest targets
     above 0.05 and of the annotated positives.
 
-    The more old classes a new one finds, the more there is to be kept by the same few pictures: the weight grows with
-    their ratio, as that of LUCIR does (Hou et al., CVPR 2019, sec. 3.3).
+    The more old classes a new one finds, the more there is to be kept by the same few pictures: with ``growth`` the
+    weight grows with their ratio, as that of LUCIR does (Hou et al., CVPR 2019, sec. 3.3).
 
     With ``exponent`` 0 it is ``KL(t || sigmoid(z))``, of old channels what ``kd_response`` distils. Targets below
     ``floor`` are nought, so that only the places of the others have to be kept.
@@ -58,9 +58,9 @@ class KdQuality(PlainTerm):
     them as they are."""
     objects: float = Field(0.0, ge=0, le=1)
     """How much of an old score remains the target where an object of another class is annotated; 0 makes it nought."""
-    growth: float = Field(0.5, ge=0, le=1)
+    growth: float = Field(0.0, ge=0, le=1)
     """The weight is multiplied by (old classes for each new one) to this power where old classes are the more; 0 leaves
-    it as it is."""
+    it as it is, 0.5 is LUCIR's."""
     known: int | None = Field(None, exclude=True)
     """Columns that the old network has; measured by ``fit``."""
     more: float = Field(1.0, exclude=True)
