@@ -44,7 +44,7 @@ SUITES: dict[str, Benchmark] = {
     # One class at a time: a step has a third of the length, so that five of them cost what one table of 5+5 does.
     "voc20-small-steps": Benchmark(
         (Entry("5+1x5", _SMALL, (f"protocol.steps=[[{_OLD}], {_ONE_BY_ONE}]", "train.increment.iterations=300")),),
-        ("finetune", "eeil", "lwf", "erd", "yolo_lwf", "incdet", "joint"),
+        ("finetune", "eeil", "lwf", "erd", "yolo_lwf", "incdet", "pair", "joint"),
     ),
     # 0, 1, 5, 10 and 20 % of the images of step 1; 5+5 itself keeps 50 (3 %).
     "voc20-small-memory": Benchmark(

@@ -59,8 +59,8 @@ class KdQuality(PlainTerm):
     objects: float = Field(0.0, ge=0, le=1)
     """How much of an old score remains the target where an object of another class is annotated; 0 makes it nought."""
     growth: float = Field(0.0, ge=0, le=1)
-    """The weight is multiplied by (old classes for each new one) to this power where old classes are the more; 0 leaves
-    it as it is, 0.5 is LUCIR's."""
+    """The weight is multiplied by (old classes for each new one, 1 to 9) to this power: 0 leaves it as it is, 0.5 is
+    LUCIR's."""
     known: int | None = Field(None, exclude=True)
     """Columns that the old network has; measured by ``fit``."""
     more: float = Field(1.0, exclude=True)
@@ -83,8 +83,8 @@ class KdQuality(PlainTerm):
     def fit(self, step: StepData) -> KdQuality:
         """Notes which classes are new to the old network, none where a step refreshes known ones, and who knows."""
         known, alone = len(step.teachers["old"].columns), "interim" not in step.teachers
-        ratio = known / len(step.names) if step.names else 1.0
-        return self.model_copy(update={"known": known, "alone": alone, "more": max(1.0, ratio) ** self.growth})
+        ratio = min(max(1.0, known / len(step.names)), MOST) if step.names else 1.0
+        return self.model_copy(update={"known": known, "alone": alone, "more": ratio**self.growth})
 
     def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
         """The targets (N, K) at the places that have some."""
@@ -166,6 +166,8 @@ class KdQuality(PlainTerm):
         return (quality_focal(logits, torch.zeros_like(logits), self.exponent) * free).sum()
 
 
+MOST = 9.0
+"""Old classes for a new one up to which ``growth`` goes: beyond it, new classes are hardly learned any more."""
 ALPHA = 0.25
 """The focal loss weighs background by 1 - alpha; the quality focal loss does not."""
 SQUARED = 2.0

@@ -132,15 +132,25 @@ def test_where_nothing_is_new_the_old_network_speaks_everywhere(known: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("growth", "new", "factor"),
-    [(0.5, 1, 2.0), (1.0, 1, 4.0), (0.0, 1, 1.0), (0.5, 2, 2**0.5), (0.5, 8, 1.0), (0.5, 0, 1.0)],
+    ("growth", "known", "new", "factor"),
+    [
+        (0.5, 4, 1, 2.0),
+        (1.0, 4, 1, 4.0),
+        (0.0, 4, 1, 1.0),
+        (0.5, 4, 2, 2**0.5),
+        (0.5, 4, 8, 1.0),
+        (0.5, 4, 0, 1.0),
+        (0.5, 40, 1, 3.0),
+    ],
 )
-def test_its_weight_grows_with_the_old_classes_for_each_new_one(growth: float, new: int, factor: float) -> None:
-    teachers, names = {"old": Teacher(network(("a", "b", "c", "d")))}, [f"n{number}" for number in range(new)]
-    fitted = KdQuality(growth=growth).fit(StepData(teachers, (), (), 1, print, names))
+def test_its_weight_grows_with_the_old_classes_for_each_new_one(
+    growth: float, known: int, new: int, factor: float
+) -> None:
+    teachers = {"old": Teacher(network(tuple(f"o{number}" for number in range(known))))}
+    step = StepData(teachers, (), (), 1, print, [f"n{number}" for number in range(new)])
     student, said, batch = draw(1, 2, 6, 4), (draw(2, 2, 6, 2), draw(3, 2, 6, 2)), mixed()
     plain = quality(KdQuality(growth=growth), student, said, batch)
-    torch.testing.assert_close(quality(fitted, student, said, batch), plain * factor)
+    torch.testing.assert_close(quality(KdQuality(growth=growth).fit(step), student, said, batch), plain * factor)
 
 
 @pytest.mark.parametrize("made", [False, True])
