@@ -198,13 +198,13 @@ def grown(config: Config, before: IncrementalRetinaNet, view: StepView) -> Incre
 
 
 def interim_set(view: StepView, memory: Memory, share: float) -> TrainingSet:
-    """The step's records and, if they are given a share of the batches, the exemplars that are not among them.
+    """The step's records and, for a single class, the exemplars that are not among them, taken to be without it.
 
-    What these show is then taken for none of the new classes. Images that all show a horse do not tell what is none.
+    Images that all show a horse do not tell what is none; those of several classes tell it of each other.
     """
     seen = {record.image for record in view.records}
     others = [replace(one, coverage=one.coverage | set(view.names)) for one in memory if one.image not in seen]
-    if not share or not others:
+    if not share or not others or len(view.names) > 1:
         return TrainingSet(tuple(view.records))
     return TrainingSet((*view.records, *others), len(others), share)
 

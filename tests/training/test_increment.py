@@ -261,37 +261,49 @@ def test_an_interim_network_learns_the_new_classes_alone_and_the_student_starts_
     assert set(student.teachers) == {"old"}  # no term of this method listens to the other
 
 
-def test_an_interim_network_may_be_shown_what_is_none_of_the_new_classes(
+def of_one_class(scenery: Scenery) -> None:
+    """Makes the step one of its first class alone."""
+    view, name = scenery.view, scenery.view.names[0]
+    assert len(view.names) > 1
+    own = tuple(one.restrict([name]) for one in view.records)
+    scenery.view = replace(view, names=(name,), records=tuple(one for one in own if one.names))
+
+
+def test_a_single_class_has_an_interim_network_that_is_shown_what_it_is_not(
     scenery: Scenery, phases: list[Trained]
 ) -> None:
     method = replace(DOUBLE, interim=Interim(exemplars=0.25))
     learn(scenery, method)
-    shown, new = phases[0].training_set, set(scenery.view.names)
+    assert phases[0].training_set == TrainingSet(tuple(scenery.view.records))  # its classes tell it of each other
+    phases.clear()
+    of_one_class(scenery)
+    learn(scenery, method)
+    shown, student, new = phases[0].training_set, phases[1].training_set, set(scenery.view.names)
     others = [one for one in scenery.memory if one.image not in {own.image for own in scenery.view.records}]
-    assert shown.records == (
-        *scenery.view.records,
-        *(replace(one, coverage=one.coverage | new) for one in others),
-    )
-    assert others and shown.exemplars == len(others) and shown.share == 0.25
-    assert phases[1].training_set.records == (
-        *scenery.view.records,
-        *scenery.memory,
-    )  # the student's say as much as before
+    assert shown.records[: -len(others)] == tuple(scenery.view.records)
+    assert shown.records[-len(others) :] == tuple(replace(one, coverage=one.coverage | new) for one in others)
+    assert shown.exemplars == len(others) > 0 and shown.share == 0.25
+    assert student.records[-len(scenery.memory) :] == tuple(scenery.memory)  # which the student takes as they are
     phases.clear()
     learn(scenery, replace(method, replay=None, balanced_finetune=None))
     assert phases[0].training_set == TrainingSet(tuple(scenery.view.records))
 
 
-def test_exemplars_that_the_step_annotates_too_are_not_taken_to_be_without_its_classes(scenery: Scenery) -> None:
-    known = next(iter(scenery.memory))
+def test_exemplars_that_the_step_annotates_too_are_not_taken_to_be_without_its_class(scenery: Scenery) -> None:
+    of_one_class(scenery)
+    before = interim_set(scenery.view, scenery.memory, 0.5)
+    known = before.records[-1]
     again = replace(known.restrict(()), coverage=frozenset(scenery.view.names))
-    view = replace(scenery.view, records=(*scenery.view.records, again))
-    built = interim_set(view, scenery.memory, 0.5)
-    added = [one.image for one in built.records[len(view.records) :]]
-    assert known.image not in added and known.image in [
-        one.image for one in interim_set(scenery.view, scenery.memory, 0.5).records
-    ]
-    assert len(added) == built.exemplars < len(scenery.memory)
+    after = interim_set(replace(scenery.view, records=(*scenery.view.records, again)), scenery.memory, 0.5)
+    assert known.image not in [one.image for one in after.records[-after.exemplars :]]
+    assert 0 < after.exemplars == before.exemplars - 1
+
+
+def test_what_incdet_does_for_few_new_classes_is_nothing_where_they_are_as_many_as_the_old(scenery: Scenery) -> None:
+    assert len(scenery.view.names) >= len(scenery.before.vocab)
+    plain: dict[str, Any] = {"kd_quality": {"growth": 0.0}, "interim": {"exemplars": 0.0}}
+    found, expected = (learn(scenery, get_method("incdet", settings=given)) for given in ({}, {"incdet": plain}))
+    assert_equal_states(state_of(found.model), state_of(expected.model))
 
 
 def test_averaging_moves_the_shared_parameters_and_takes_the_new_predictor(scenery: Scenery) -> None:
