@@ -116,8 +116,13 @@ def before_it_was_there(frozen: Mapping[str, Any]) -> list[str]:
     return [
         f"method.{name}.{part}.{field}={value}"
         for (name, part, field), value in CAME_LATER.items()
-        if isinstance(frozen.get(name), Mapping) and frozen[name] and field not in frozen[name].get(part, {})
+        if isinstance(frozen.get(name), Mapping) and frozen[name] and _lacks(frozen[name].get(part, {}), field)
     ]
+
+
+def _lacks(section: Any, field: str) -> bool:
+    """Whether a section has no such field; what is no section is left to the configuration to refuse."""
+    return isinstance(section, Mapping) and field not in section
 
 
 def _refused(item: str, problem: str, fix: str) -> InputError:

@@ -11,7 +11,14 @@ from incdet.distillation.terms import KdBox
 from incdet.errors import InputError
 from incdet.methods import registry
 from incdet.methods.method import Method, Replay
-from incdet.methods.registry import describe_settings, frozen_settings, get_method, known_methods, settings_tree
+from incdet.methods.registry import (
+    before_it_was_there,
+    describe_settings,
+    frozen_settings,
+    get_method,
+    known_methods,
+    settings_tree,
+)
 
 
 def test_the_methods_that_come_with_incdet() -> None:
@@ -61,6 +68,16 @@ def test_every_setting_of_every_method_is_described_under_its_whole_key() -> Non
 @pytest.mark.parametrize("name", known_methods())
 def test_a_frozen_configuration_rebuilds_the_method(name: str) -> None:
     assert get_method(name, settings={name: settings_tree(get_method(name))}) == get_method(name)
+
+
+@pytest.mark.parametrize("spoiled", [None, 3, "x", []])
+def test_a_part_that_is_no_section_is_left_to_the_settings_to_refuse(spoiled: Any) -> None:
+    frozen = {"incdet": {"kd_quality": spoiled}}
+    added = before_it_was_there(frozen)
+    assert "method.incdet.mixup.share=0.0" in added and not any("kd_quality" in word for word in added)
+    with pytest.raises(InputError, match=r"method\.incdet\.kd_quality"):
+        get_method("incdet", settings=frozen)
+    assert "method.incdet.kd_quality.growth=0.0" in before_it_was_there({"incdet": {"kd_quality": {"weight": 1.0}}})
 
 
 def test_frozen_settings_hold_what_was_given_and_all_else() -> None:
