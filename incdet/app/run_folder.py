@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,11 +58,14 @@ def is_frozen(file: Path) -> bool:
     return file.name == CONFIG and (file.parent / "log.jsonl").is_file()
 
 
-def frozen_config(file: Path) -> Config:
-    """The configuration of the run in whose folder ``file`` lies, wherever that folder was copied to."""
+def frozen_config(file: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of the run in whose folder ``file`` lies, wherever that folder was copied to.
+
+    ``overrides`` are ``key=value`` words; what the run's version did not know does nothing, unless they name it.
+    """
     methods = read_yaml(file).get("method")
     missing = before_it_was_there(methods) if isinstance(methods, dict) else []
-    return load_config(file, [f"output={json.dumps(str(file.resolve().parent))}", *missing])
+    return load_config(file, [f"output={json.dumps(str(file.resolve().parent))}", *missing, *overrides])
 
 
 def refuse_other_run(config: Config, *, resume: bool) -> None:

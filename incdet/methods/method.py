@@ -52,8 +52,8 @@ class Interim(Part):
     length: float = Field(1.0, gt=0)
     """Its training, as a share of the step's own."""
     exemplars: float = Field(0.0, ge=0, lt=1)
-    """Share of its batches that comes from the memory, where new classes are taken to be absent; 0 trains it on the
-    step's images alone. A method without replay has none."""
+    """Share of its batches that comes from the memory where a step has a single class, which exemplars are taken to be
+    without: its own images all show it. 0 trains it on these alone, and a method without replay has no others."""
 
 
 class Averaging(Part):

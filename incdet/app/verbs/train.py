@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from incdet.app.processes import say
@@ -21,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Trains and says where the run is."""
-    from incdet.app.run_folder import is_frozen
+    from incdet.app.run_folder import frozen_config, is_frozen
     from incdet.app.unused import idle_keys, refuse_unused
     from incdet.config import load_config
     from incdet.methods.registry import get_method, known_methods
@@ -29,9 +28,7 @@ def train(arguments: argparse.Namespace) -> int:
     chosen = {"methods": arguments.method, "without": arguments.without}
     words = [override(key, value) for key, value in chosen.items() if value is not None]
     words = [*arguments.overrides, *words]
-    if is_frozen(arguments.config):  # the folder may have been copied here from elsewhere
-        words = [f"output={json.dumps(str(arguments.config.resolve().parent))}", *words]
-    config = load_config(arguments.config, words)
+    config = (frozen_config if is_frozen(arguments.config) else load_config)(arguments.config, words)
     methods = [get_method(name, config.without, config.method) for name in config.methods]
     idle = config.data.of_other_formats(config.data.format) | idle_keys(methods, list(known_methods()))
     refuse_unused(arguments.overrides, idle, "this run")

@@ -63,7 +63,7 @@ class KdQuality(PlainTerm):
     LUCIR's."""
     known: int | None = Field(None, exclude=True)
     """Columns that the old network has; measured by ``fit``."""
-    more: float = Field(1.0, exclude=True)
+    factor: float = Field(1.0, exclude=True)
     """What ``growth`` multiplies the weight by; measured by ``fit``."""
     alone: bool = Field(False, exclude=True)
     """Whether there is no interim network; measured by ``fit``."""
@@ -83,8 +83,8 @@ class KdQuality(PlainTerm):
     def fit(self, step: StepData) -> KdQuality:
         """Notes which classes are new to the old network, none where a step refreshes known ones, and who knows."""
         known, alone = len(step.teachers["old"].columns), "interim" not in step.teachers
-        ratio = min(max(1.0, known / len(step.names)), MOST) if step.names else 1.0
-        return self.model_copy(update={"known": known, "alone": alone, "more": ratio**self.growth})
+        ratio = min(max(1.0, known / len(step.names)), LARGEST_RATIO) if step.names else 1.0
+        return self.model_copy(update={"known": known, "alone": alone, "factor": ratio**self.growth})
 
     def targets(self, answers: Answers, batch: BatchTargets) -> TermTargets:
         """The targets (N, K) at the places that have some."""
@@ -144,7 +144,7 @@ class KdQuality(PlainTerm):
             loss = loss + focal / (1 - ALPHA)
         elif self.exponent != SQUARED:
             loss = loss + self._background(student.logits, batch) / total.clamp(min=1.0)
-        return {self.name: self.weight * self.more * loss}
+        return {self.name: self.weight * self.factor * loss}
 
     def _spoken_of(self, batch: BatchTargets) -> Tensor:
         """The channels (B, K) bool that a teacher speaks for: unannotated ones."""
@@ -166,7 +166,7 @@ class KdQuality(PlainTerm):
         return (quality_focal(logits, torch.zeros_like(logits), self.exponent) * free).sum()
 
 
-MOST = 9.0
+LARGEST_RATIO = 9.0
 """Old classes for a new one up to which ``growth`` goes: beyond it, new classes are hardly learned any more."""
 ALPHA = 0.25
 """The focal loss weighs background by 1 - alpha; the quality focal loss does not."""
